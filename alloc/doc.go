@@ -1,0 +1,24 @@
+// Package alloc says which physical blocks of a pool are free.
+//
+// One bit per physical block, with summary levels above it, so that finding a free extent or a free
+// run costs O(levels), not O(device). A writer reserves a whole extent in one atomic
+// step and fills it alone, front to back.
+//
+// # Invariants
+//
+//   - A bit is set from the moment a writer takes the block (or, at start, [Map.MarkUsed]
+//     finds it linked) until [Map.Release].
+//   - An extent has at most one holder. Only the holder takes blocks of it; anybody may
+//     release blocks of it at any time, from any goroutine.
+//   - No lock and no memory shared with other writers is touched per block taken: a holder learns
+//     the free blocks of its extent when it reserves it (a snapshot). Blocks released into a
+//     held extent become available at the next reservation.
+//   - Empty extents are handed out first, in ascending order; when none is left, partly used ones,
+//     the emptiest first (to the precision of the occupancy classes).
+//   - Live data is never moved to make room.
+//   - The bitmap is never stored as truth: it is derived at start.
+//   - Releasing a free block, or marking a used one, is a bug or a corruption, never ignored.
+//
+// The map knows nothing of devices: it counts blocks from 0, and ranges that hold no
+// data (superblocks, journal, tables, bad blocks) are marked used, or retired, by its owner.
+package alloc

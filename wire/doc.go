@@ -1,0 +1,18 @@
+// Package wire is the replication protocol: frames, messages and their codec.
+//
+// PROTOCOL.md in this folder is the specification; this package is its implementation. Three
+// roles speak it: a primary control streams updates to secondary controls, a
+// replication manager commands both, and operators' tools ask for status. The side that
+// answers never imports the side that asks: this package knows neither engine nor primary.
+//
+// # Invariants
+//
+//   - Every decoder is safe against any input: sizes are checked against limits before memory is
+//     taken, and an error names the offset and the field ([FormatError]).
+//   - Header and body have separate checksums. The payload of updates is covered block by block
+//     by the checksums in their descriptors, computed once at the primary.
+//   - Frames of one direction of a connection are numbered consecutively from 1.
+//   - The payload is never read by this package unless asked: the receiver supplies the
+//     memory ([Reader.Payload]), so that it can be received in place.
+//   - Reading and writing updates allocates nothing once the connection is set up.
+package wire

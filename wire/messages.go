@@ -1,0 +1,226 @@
+package wire
+
+// Role is what a peer is.
+type Role uint8
+
+const (
+	RolePrimary Role = iota + 1
+	RoleSecondary
+	RoleManager
+	RoleTool // an operator's command: may only ask
+)
+
+// Type is a frame's message type. Odd comments give the direction:
+// P primary, S secondary, M manager, T tool.
+type Type uint8
+
+const (
+	TypeHello       Type = iota + 1 // first frame, both directions
+	TypeAttach                      // P->S: binds the connection to volumes
+	TypeAttached                    // S->P
+	TypeUpdates                     // P->S
+	TypeZeroes                      // P->S
+	TypeManifest                    // P->S
+	TypeCredit                      // S->P
+	TypeOpen                        // M->P: which CG is open, what is final
+	TypeOpened                      // P->M
+	TypeHold                        // M->P
+	TypeHeld                        // P->M
+	TypeThaw                        // M->P
+	TypeThawed                      // P->M
+	TypeDrained                     // P->M
+	TypeFinalNote                   // M->P: CG n is final everywhere
+	TypeFence                       // M->S, M->P: a new epoch
+	TypeQuery                       // M->S
+	TypeState                       // S->M
+	TypeComplete                    // S->M, unsolicited: CG n is complete here
+	TypeLink                        // M->S
+	TypeLinked                      // S->M
+	TypeRelease                     // M->S
+	TypeFinal                       // S->M
+	TypeRevert                      // M->S
+	TypeReverted                    // S->M
+	TypeLost                        // P->M, S->M, unsolicited: CG n cannot be completed
+	TypeStatus                      // T->any
+	TypeStatusReply                 //
+	TypePing                        // any
+	TypePong                        //
+	TypeError                       // any
+)
+
+// UUID identifies a node, an instance of a process, a pool.
+type UUID [16]byte
+
+// Hello opens a connection; both sides send it first. The features in force are the
+// intersection; a peer refuses a version or a required feature that it does not know.
+type Hello struct {
+	Version  uint32
+	Features uint64
+	Role     Role
+	Node     string // name of the node, <= 255 bytes UTF-8
+	Instance UUID   // made anew each time the process starts
+}
+
+// VolumeRef names a volume when a primary attaches: the position in the list is the
+// volume's handle on this connection.
+type VolumeRef struct {
+	Name string
+	Size uint64 // bytes; must equal the secondary's
+}
+
+// Attach binds the connection to volumes of one group. Stream identifies the primary's
+// send state: a secondary that still holds what it received of that stream resumes it.
+type Attach struct {
+	Group   string
+	Stream  UUID
+	Volumes []VolumeRef
+}
+
+// Attached answers Attach.
+type Attached struct {
+	// Applied is the number of the last update frame (Updates, Zeroes, Manifest) of this stream
+	// that the secondary has taken in; the primary goes on with the next. 0 with
+	// Resumed false: the secondary holds nothing of it.
+	Applied uint64
+	Resumed bool
+	// Complete is the newest CG complete (or linked, or final) on the secondary; what the primary sent
+	// of newer CGs is gone if Resumed is false.
+	Complete uint64
+	// Window is the number of payload bytes the primary may have unacknowledged.
+	Window uint64
+}
+
+// Update describes new contents for Count consecutive virtual blocks of a volume.
+// Its checksums (XXH64 of each 4 KiB block) and its payload follow in the frame.
+type Update struct {
+	Volume uint32 // handle from Attach
+	Block  uint64 // first virtual block
+	Count  uint32 // blocks, 1..MaxUpdateBlocks
+}
+
+// Zeroes says that Count virtual blocks read as zeros from now on; no payload.
+type Zeroes struct {
+	Volume uint32
+	Block  uint64
+	Count  uint64
+}
+
+// VolumeManifest sums up what was sent for one volume in one CG.
+type VolumeManifest struct {
+	Volume  uint32
+	Blocks  uint64 // blocks of payload in all Updates
+	Updates uint64 // descriptors, Updates and Zeroes
+	Digest  uint64 // see Digest
+}
+
+// Manifest ends CG n on this connection: one entry for every attached volume.
+type Manifest struct {
+	CG      uint64
+	Volumes []VolumeManifest
+}
+
+// Credit acknowledges update frames up to and including Applied (received, checked
+// and placed; not yet durable): the primary may forget their payload.
+type Credit struct {
+	Applied uint64
+}
+
+// Command heads every command of a manager (rule R4): a receiver refuses an epoch lower
+// than the highest it has seen, and repeats its answer for one it has carried out.
+type Command struct {
+	Group string
+	Epoch uint64
+	CG    uint64
+}
+
+// Open tells a primary which CG is open (Command.CG) and which is the newest final one. Changes
+// of CGs after Final that the primary remembers become part of the open one.
+type Open struct {
+	Command
+	Final uint64
+}
+
+// Hold ends CG n at this primary: new writes wait, writes in progress end, then Held is
+// answered. After Timeout without Thaw the primary goes on by itself, with CG n still open.
+type Hold struct {
+	Command
+	TimeoutMicros uint64
+}
+
+// Thaw makes n+1 the open CG and lets writes go on.
+type Thaw struct{ Command }
+
+// Thawed answers Thaw. OK false: the hold had expired, CG n was not cut here.
+type Thawed struct {
+	Command
+	OK bool
+}
+
+// Drained: everything of CG n, its manifest included, was sent.
+type Drained struct {
+	Command
+	Blocks uint64 // payload blocks of CG n sent by this primary
+}
+
+// Revert takes back the newest linked CG if that is CG n (else nothing is linked back), and
+// with Discard also forgets every CG from n on that is not final.
+type Revert struct {
+	Command
+	Discard bool
+	// Through: with Discard, CGs n..Through are forgotten and frames tagged with
+	// them that still arrive are dropped.
+	Through uint64
+}
+
+// State is a secondary's answer to Query and Fence, from durable state.
+type State struct {
+	Command           // CG: the newest CG that its links show
+	Final      uint64 // newest final CG
+	Linked     uint64 // newest linked CG: == Final, or Final's successor and revertible
+	Complete   uint64 // newest complete CG, >= Linked
+	Receiving  uint64 // newest CG of which anything was received, 0 none
+	PoolFull   bool
+	Failed     string // why the control does not acknowledge, "" if it does
+	Instance   UUID
+	FreeBlocks uint64
+}
+
+// Revertible says whether the control's newest linked CG can be reverted.
+func (s State) Revertible() bool { return s.Linked > s.Final }
+
+// Lost: CG n cannot be completed as things are; the manager must abandon it.
+type Lost struct {
+	Command
+	Reason string
+}
+
+// Status carries a JSON document: the state of the node, for people and scripts.
+type Status struct{ JSON []byte }
+
+// ErrorCode classifies an Error.
+type ErrorCode uint16
+
+const (
+	CodeProtocol     ErrorCode = iota + 1 // malformed, out of order, too large
+	CodeVersion                           // version or feature not known
+	CodeRefused                           // role or identity not allowed
+	CodeStaleEpoch                        // a lower epoch
+	CodeUnknown                           // unknown group or volume
+	CodeSize                              // volume sizes differ, or past the end
+	CodeChecksum                          // header, body or block checksum
+	CodeManifest                          // manifest and what was received differ
+	CodeState                             // not possible in the state the CG is in
+	CodePoolFull                          // no room
+	CodeIO                                // the control's devices failed
+	CodeShuttingDown                      //
+)
+
+// Error refuses a frame or ends a connection. Text says what happened, where, and what
+// to do.
+type Error struct {
+	Code  ErrorCode
+	Frame uint64 // number of the offending frame, 0 none
+	Group string
+	CG    uint64
+	Text  string
+}
