@@ -1,0 +1,59 @@
+// Package manager is the replication manager: it forms consistency groups over any number of
+// primary and secondary controls, has them linked everywhere or nowhere, and takes
+// them back from every control when one of them fails.
+//
+// [Core] is the state machine of one group. It is plain single-threaded code: events
+// in, actions out; no goroutine, clock, socket or file. [Node] drives the cores of all groups over
+// real connections, with a decision log ([Log]) and an audit log ([AuditLog]).
+//
+// # Invariants
+//
+//   - R1 LINK(n) is sent to nobody before every secondary has reported CG n complete.
+//   - R2 RELEASE(n), which lets a secondary reuse what n displaced, is sent to nobody before
+//     DECIDED(n) is durable in the decision log.
+//   - R3 Before DECIDED(n) is durable a CG only goes backward once anything failed; from
+//     the moment its record is handed to the log it only goes forward. If the log cannot say
+//     whether the record is durable, the group halts: a restart reads the truth.
+//   - R4 Every command carries (epoch, n). Answers with another epoch or another n than
+//     the one waited for are ignored. A peer that knows a higher epoch halts the group: another
+//     manager leads.
+//   - R5 CG n is reported as recovery point only after some secondary reported it final.
+//   - R6 Readers see the last final CG while n is being linked. This is the
+//     secondary's doing; the manager's part is that it sends RELEASE only after the decision.
+//   - A CG number that may have been sent to anybody is never given out again: numbers are
+//     reserved durably, in blocks, before their first use. A restart goes on behind the last block.
+//   - A THAW(n) is sent only if every primary answered the *same* attempt to hold n. An
+//     attempt that was given up is followed by OPEN(n), and n is held again only after
+//     every primary answered that: answers arrive in order, so a HELD that belongs to the
+//     old attempt cannot be taken for one of the new.
+//   - REVERTING visits every secondary, whatever is known of it, and ends only when each one
+//     answered. No CG is held, let alone linked, before that.
+//
+// # States
+//
+//	STARTING   fence every control, ask every secondary what its links show, consult the log
+//	IDLE       CG n is open; waiting for the interval, for every control, or for resume
+//	HOLD       HOLD(n) sent, not all primaries are held
+//	THAW       all were held: CG n is cut, THAW(n) sent
+//	DRAIN      primaries send the rest of n, secondaries make it complete
+//	LINK       all complete: LINK(n) sent
+//	DECIDED    all linked: the decision is being made durable
+//	RELEASE    the decision is durable: RELEASE(n) is repeated until all are final
+//	REVERTING  an error before DECIDED, or a start: every secondary is visited
+//	HALTED     the manager refuses to go on; the reason is in the status
+//
+//	STARTING -> RELEASE (decided, not final everywhere) | REVERTING | HALTED
+//	IDLE -> HOLD -> THAW -> DRAIN -> LINK -> DECIDED -> RELEASE -> IDLE
+//	HOLD -> IDLE (attempt given up, n stays open)
+//	IDLE, HOLD, THAW, DRAIN, LINK -> REVERTING -> IDLE
+//
+// # Times
+//
+// The coordination timeout bounds how long a host's write can wait for a cut: it is the
+// timeout a primary is given with HOLD. The manager itself waits only four fifths of it for the
+// last HELD, so that a THAW has the remaining fifth to arrive; one that is late all the same
+// is answered with Thawed(OK=false), and the CG is abandoned.
+//
+// The time of a cut is the manager's clock when all primaries were held: no write acknowledged
+// before it is missing from the CG. RPO is now minus that time for the newest recovery point.
+package manager
