@@ -10,6 +10,9 @@
 //   - the simulated device of package ringtest, with a volatile cache that crashes
 //     lose, tear and reorder.
 //
+// [Open] chooses between the first two, and says in [DeviceInfo] what it chose and why.
+// A [Worker] owns one queue and takes requests from any goroutine.
+//
 // # Invariants
 //
 //   - One issuer. A Queue belongs to one goroutine, locked to its thread: the one that
@@ -21,6 +24,8 @@
 //   - A flush covers the writes that *completed* before it was submitted, no others.
 //   - Every queue is bounded by its depth; no request is queued in user space beyond it.
 //   - Nothing polls: an idle issuer sleeps in Reap, in the kernel.
+//   - A request that is wrong in itself (no such device, past the end, not aligned, a
+//     write to a read-only device) never reaches the device; it completes with an error.
 //
 // Units: offsets and lengths are bytes, multiples of the device's sector size.
 package ring

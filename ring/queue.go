@@ -1,7 +1,5 @@
 package ring
 
-import "errors"
-
 // Op is what a request asks of a device.
 type Op uint8
 
@@ -13,9 +11,11 @@ const (
 	// OpFlush makes every write durable that completed before the flush was submitted.
 	OpFlush
 	// OpDiscard tells the device that Len bytes at Off are not needed; their contents are
-	// unspecified afterwards.
+	// unspecified afterwards. Where [DeviceInfo].Discard is false it fails, with an error that is
+	// [errors.ErrUnsupported].
 	OpDiscard
-	// OpWriteZeroes makes Len bytes at Off read as zeros.
+	// OpWriteZeroes makes Len bytes at Off read as zeros; volatile until a flush. It works on every
+	// device: where the device has no such command, zeros are written.
 	OpWriteZeroes
 )
 
@@ -44,13 +44,6 @@ type Completion struct {
 	// operation and offset (see [Error]).
 	Err error
 }
-
-var (
-	// ErrShort: the device moved fewer bytes than asked, without an error of its own.
-	ErrShort = errors.New("short transfer")
-	// ErrClosed: the queue or worker was closed.
-	ErrClosed = errors.New("ring is closed")
-)
 
 // Queue is a submission and a completion queue over a set of devices.
 //
@@ -83,8 +76,12 @@ type QueueOptions struct {
 	// Depth is the largest number of requests in flight: a power of two; 0 means 128.
 	Depth int
 	// Arenas are registered with the kernel where it can: a request whose Buf lies in one
-	// of them costs no page pinning. They must outlive the queue.
+	// of them costs no page pinning. They must outlive the queue. Registering pins (and so
+	// touches) all of an arena's memory.
 	Arenas []*Arena
+	// Notice, if set, is called by NewQueue with a sentence about each thing that works, but less
+	// well than it could: registered buffers refused, for instance.
+	Notice func(string)
 }
 
 // DeviceInfo says what a device is.
@@ -98,6 +95,13 @@ type DeviceInfo struct {
 	Direct bool
 	// Block: a block device, not a regular file.
 	Block bool
+	// ReadOnly: opened without the right to write.
+	ReadOnly bool
+	// Kind says which implementation serves the device: Uring, Plain or Simulated.
+	Kind Kind
+	// Notice is a sentence for the operator about a fall-back that was taken when the device was
+	// opened, with its reason; empty if there was none.
+	Notice string
 	// Discard, WriteZeroes: the device can do these without being written to.
 	Discard, WriteZeroes bool
 }
