@@ -10,7 +10,7 @@ const (
 	RoleTool // an operator's command: may only ask
 )
 
-// Type is a frame's message type. Odd comments give the direction:
+// Type is a frame's message type. The comments give the direction:
 // P primary, S secondary, M manager, T tool.
 type Type uint8
 
@@ -51,11 +51,13 @@ const (
 // UUID identifies a node, an instance of a process, a pool.
 type UUID [16]byte
 
-// Hello opens a connection; both sides send it first. The features in force are the
-// intersection; a peer refuses a version or a required feature that it does not know.
+// Hello opens a connection; it is the first frame of both sides, the dialer's comes first. The
+// features in force are the intersection; a peer refuses a version or a required feature that it
+// does not know.
 type Hello struct {
 	Version  uint32
-	Features uint64
+	Features uint64 // that the sender knows
+	Required uint64 // those of Features without which it does not talk
 	Role     Role
 	Node     string // name of the node, <= 255 bytes UTF-8
 	Instance UUID   // made anew each time the process starts
@@ -105,6 +107,12 @@ type Zeroes struct {
 	Count  uint64
 }
 
+// ZeroRanges is the message that carries Zeroes, 1 to MaxZeroRanges of them.
+type ZeroRanges struct {
+	CG     uint64
+	Ranges []Zeroes
+}
+
 // VolumeManifest sums up what was sent for one volume in one CG.
 type VolumeManifest struct {
 	Volume  uint32
@@ -113,7 +121,8 @@ type VolumeManifest struct {
 	Digest  uint64 // see Digest
 }
 
-// Manifest ends CG n on this connection: one entry for every attached volume.
+// Manifest ends CG n on this connection: one entry for every attached volume, by ascending
+// handle.
 type Manifest struct {
 	CG      uint64
 	Volumes []VolumeManifest
@@ -133,6 +142,9 @@ type Command struct {
 	CG    uint64
 }
 
+// Head gives the command head of the message that embeds it.
+func (c *Command) Head() *Command { return c }
+
 // Open tells a primary which CG is open (Command.CG) and which is the newest final one. Changes
 // of CGs after Final that the primary remembers become part of the open one.
 type Open struct {
@@ -140,12 +152,18 @@ type Open struct {
 	Final uint64
 }
 
+// Opened answers Open.
+type Opened struct{ Command }
+
 // Hold ends CG n at this primary: new writes wait, writes in progress end, then Held is
 // answered. After Timeout without Thaw the primary goes on by itself, with CG n still open.
 type Hold struct {
 	Command
 	TimeoutMicros uint64
 }
+
+// Held answers Hold: no write of CG n is in progress, and none will begin while the hold lasts.
+type Held struct{ Command }
 
 // Thaw makes n+1 the open CG and lets writes go on.
 type Thaw struct{ Command }
@@ -162,6 +180,32 @@ type Drained struct {
 	Blocks uint64 // payload blocks of CG n sent by this primary
 }
 
+// FinalNote tells a primary that CG n is final on every secondary: it may forget which blocks
+// changed in it. No answer.
+type FinalNote struct{ Command }
+
+// Fence raises the epoch of the receiver to Command.Epoch. A secondary stores it durably
+// and answers State.
+type Fence struct{ Command }
+
+// Query asks a secondary for its State.
+type Query struct{ Command }
+
+// Complete tells the manager that CG n is complete and durable on this secondary. Unsolicited.
+type Complete struct{ Command }
+
+// Link makes the CG pointer table of CG n part of the linked view.
+type Link struct{ Command }
+
+// Linked answers Link: CG n is linked, durably, and revertible.
+type Linked struct{ Command }
+
+// Release makes the linked CG n final.
+type Release struct{ Command }
+
+// Final answers Release: CG n is final, durably; it is what readers see.
+type Final struct{ Command }
+
 // Revert takes back the newest linked CG if that is CG n (else nothing is linked back), and
 // with Discard also forgets every CG from n on that is not final.
 type Revert struct {
@@ -171,6 +215,9 @@ type Revert struct {
 	// them that still arrive are dropped.
 	Through uint64
 }
+
+// Reverted answers Revert.
+type Reverted struct{ Command }
 
 // State is a secondary's answer to Query and Fence, from durable state.
 type State struct {
@@ -194,8 +241,18 @@ type Lost struct {
 	Reason string
 }
 
-// Status carries a JSON document: the state of the node, for people and scripts.
+// Status asks for the state of the node. JSON holds options, none are defined yet: empty.
 type Status struct{ JSON []byte }
+
+// StatusReply carries a JSON document: the state of the node, for people and scripts.
+type StatusReply struct{ JSON []byte }
+
+// Ping shows that its sender lives; Pong with the same token answers it. Conn sends and answers
+// both by itself.
+type Ping struct{ Token uint64 }
+
+// Pong answers Ping.
+type Pong struct{ Token uint64 }
 
 // ErrorCode classifies an Error.
 type ErrorCode uint16

@@ -1,0 +1,232 @@
+package wire
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Options of a connection. The zero value means the defaults.
+type Options struct {
+	// IdleTimeout is how long the peer may send nothing before reads fail with ErrSilent. Own
+	// pings leave often enough that a peer with the same timeout is never in doubt. Default 3 s.
+	IdleTimeout time.Duration
+	// WriteTimeout bounds the writing of one frame. Default 10 s, that is 400 KiB/s for the
+	// largest frame.
+	WriteTimeout time.Duration
+}
+
+func (o Options) withDefaults() Options {
+	if o.IdleTimeout <= 0 {
+		o.IdleTimeout = 3 * time.Second
+	}
+	if o.WriteTimeout <= 0 {
+		o.WriteTimeout = 10 * time.Second
+	}
+	return o
+}
+
+// Conn is a connection of the protocol. First comes Handshake (dialer) or Answer (listener);
+// then one goroutine reads (Next, Payload), and any number write.
+//
+// Keepalive needs no help: from the handshake on a goroutine sends Ping when nothing else was
+// sent, and Next answers the peer's Pings and shows neither. A peer that is alive is thus never
+// silent for longer than half of IdleTimeout, however busy its reader is.
+type Conn struct {
+	nc       net.Conn
+	options  Options
+	r        Reader
+	w        Writer
+	own      Hello
+	peer     Hello
+	features uint64
+	sent     atomic.Bool // something was written since the last look of the keepalive
+	pong     Pong        // reused by Next
+	ping     Ping        // reused by Next
+	coder    coder       // reused by Next
+	closing  chan struct{}
+	close    sync.Once
+	closeErr error
+	alive    sync.WaitGroup // the keepalive goroutine
+}
+
+// NewConn makes a connection of nc, which it owns from then on.
+func NewConn(nc net.Conn, o Options) *Conn {
+	c := &Conn{nc: nc, options: o.withDefaults(), closing: make(chan struct{})}
+	c.r.src = (*impatient)(c)
+	c.w.dst = nc
+	c.w.arm = func() error {
+		c.sent.Store(true)
+		return nc.SetWriteDeadline(time.Now().Add(c.options.WriteTimeout))
+	}
+	return c
+}
+
+// impatient is the read side of a Conn's socket, with IdleTimeout on each call.
+type impatient Conn
+
+func (c *impatient) Read(p []byte) (int, error) {
+	if err := c.nc.SetReadDeadline(time.Now().Add(c.options.IdleTimeout)); err != nil {
+		return 0, err
+	}
+	n, err := c.nc.Read(p)
+	if err != nil && errors.Is(err, os.ErrDeadlineExceeded) {
+		err = fmt.Errorf("nothing from %s for %v: %w (%w)", (*Conn)(c).name(), c.options.IdleTimeout, ErrSilent, err)
+	}
+	return n, err
+}
+
+// name says who the peer is, for errors.
+func (c *Conn) name() string {
+	if c.peer.Role == 0 {
+		return "peer " + c.nc.RemoteAddr().String()
+	}
+	return fmt.Sprintf("%v %q", c.peer.Role, c.peer.Node)
+}
+
+// Peer is the peer's Hello.
+func (c *Conn) Peer() Hello { return c.peer }
+
+// Features are those in force: known to both sides.
+func (c *Conn) Features() uint64 { return c.features }
+
+// RemoteAddr is the address of the peer.
+func (c *Conn) RemoteAddr() net.Addr { return c.nc.RemoteAddr() }
+
+// Next reads the next frame, up to its payload. It answers Ping by itself. Besides the errors of
+// Reader.Next it gives *RemoteError for an Error frame, after which Next may be called
+// again: whether the refusal ends the connection depends on its code (ErrorCode.EndsConnection).
+// A type that the peer's role may not send is refused.
+func (c *Conn) Next() (Header, []byte, error) {
+	for {
+		h, body, err := c.r.Next()
+		if err != nil {
+			return Header{}, nil, err
+		}
+		switch h.Type {
+		case TypePing:
+			err = c.answer(body)
+		case TypePong:
+			err = c.coder.decode(&c.ping, body) // same layout; only that it came matters
+		case TypeError:
+			return h, nil, c.refused(body)
+		default:
+			if err := c.allowed(h); err != nil {
+				return Header{}, nil, err
+			}
+			return h, body, nil
+		}
+		if err != nil {
+			return Header{}, nil, c.r.keep(err)
+		}
+	}
+}
+
+// answer sends Pong for a Ping. A failed write shows at the next write of whoever writes; what the peer
+// still has to say is read nevertheless.
+func (c *Conn) answer(body []byte) error {
+	if err := c.coder.decode(&c.ping, body); err != nil {
+		return err
+	}
+	c.pong.Token = c.ping.Token
+	_ = c.w.WriteMessage(&c.pong) // kept by c.w
+	return nil
+}
+
+func (c *Conn) refused(body []byte) error {
+	e := &RemoteError{}
+	if err := DecodeInto(&e.Message, body); err != nil {
+		return c.r.keep(err)
+	}
+	return e
+}
+
+func (c *Conn) allowed(h Header) error {
+	if c.peer.Role == 0 || h.Type == TypeHello || !Allowed(h.Type, c.peer.Role, c.own.Role) {
+		return c.r.keep(&FormatError{Type: h.Type, Frame: h.Number, Field: "type", Offset: offType,
+			Reason: fmt.Sprintf("not allowed from %s to %v at this point", c.name(), c.own.Role)})
+	}
+	return nil
+}
+
+// Payload is Reader.Payload.
+func (c *Conn) Payload(dst []byte) error { return c.r.Payload(dst) }
+
+// SkipPayload is Reader.SkipPayload.
+func (c *Conn) SkipPayload() error { return c.r.SkipPayload() }
+
+// PayloadLeft is Reader.PayloadLeft.
+func (c *Conn) PayloadLeft() int { return c.r.PayloadLeft() }
+
+// ExpectSequence is Reader.ExpectSequence; the goroutine that reads calls it.
+func (c *Conn) ExpectSequence(next uint64) { c.r.ExpectSequence(next) }
+
+// WriteMessage is Writer.WriteMessage.
+func (c *Conn) WriteMessage(m Message) error { return c.w.WriteMessage(m) }
+
+// WriteStream is Writer.WriteStream.
+func (c *Conn) WriteStream(m Message, sequence uint64) error { return c.w.WriteStream(m, sequence) }
+
+// WriteUpdates is Writer.WriteUpdates.
+func (c *Conn) WriteUpdates(b *Batch, sequence uint64) error { return c.w.WriteUpdates(b, sequence) }
+
+// keepalive sends Ping in each quarter of IdleTimeout in which nothing else was sent, until Close
+// or a failed write (which every writer then learns of).
+func (c *Conn) keepalive() {
+	tick := time.NewTicker(c.options.IdleTimeout / 4)
+	defer tick.Stop()
+	var ping Ping
+	for {
+		select {
+		case <-c.closing:
+			return
+		case <-tick.C:
+		}
+		if c.sent.Swap(false) {
+			continue
+		}
+		ping.Token++
+		if c.w.WriteMessage(&ping) != nil { // kept by c.w
+			return
+		}
+		c.sent.Store(false)
+	}
+}
+
+// Close ends the connection at once. Reads and writes in progress fail with net.ErrClosed.
+func (c *Conn) Close() error {
+	c.close.Do(func() {
+		close(c.closing)
+		c.closeErr = c.nc.Close()
+	})
+	c.alive.Wait()
+	return c.closeErr
+}
+
+// lingerTimeout is how long Abort waits for the peer to take the Error frame.
+const lingerTimeout = 500 * time.Millisecond
+
+// Abort tells the peer why (e is made by Refusal, say) and ends the connection. Sending
+// is an attempt only. What the peer still sends meanwhile is dropped, for a socket
+// that is closed with unread bytes takes back what it sent.
+func (c *Conn) Abort(e *Error) error {
+	sent := c.w.WriteMessage(e)
+	if half, ok := c.nc.(interface{ CloseWrite() error }); ok && sent == nil && half.CloseWrite() == nil {
+		c.drain()
+	}
+	return errors.Join(sent, c.Close())
+}
+
+func (c *Conn) drain() {
+	deadline := time.Now().Add(lingerTimeout)
+	var b [16 << 10]byte
+	for time.Now().Before(deadline) && c.nc.SetReadDeadline(deadline) == nil {
+		if _, err := c.nc.Read(b[:]); err != nil {
+			return
+		}
+	}
+}
