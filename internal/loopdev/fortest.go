@@ -1,0 +1,58 @@
+package loopdev
+
+import (
+	"os"
+)
+
+// TB is the part of testing.TB that ForTest uses, so that a binary with this package does not
+// carry package testing.
+type TB interface {
+	Helper()
+	Cleanup(func())
+	Skipf(format string, args ...any)
+	Fatalf(format string, args ...any)
+	Errorf(format string, args ...any)
+	TempDir() string
+}
+
+// Memory is a folder in memory, where it exists: the fastest place for backing files.
+const Memory = "/dev/shm"
+
+// ForTest attaches a loop device of size bytes to a new sparse file in folder dir ("" means the test's
+// temporary folder), and detaches it when the test ends. The file has no name any more, so that a killed
+// test leaves nothing. Skips the test where loop devices cannot be made.
+func ForTest(t TB, dir string, size int64, o Options) *Device {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skipf("loop devices need root")
+	}
+	if _, err := os.Stat("/dev/loop-control"); err != nil {
+		t.Skipf("no loop devices here: %v", err)
+	}
+	if dir == "" {
+		dir = t.TempDir()
+	}
+	d, err := attachNew(dir, size, o)
+	if err != nil {
+		t.Fatalf("loop device: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := d.Detach(); err != nil {
+			t.Errorf("loop device: %v", err)
+		}
+	})
+	return d
+}
+
+func attachNew(dir string, size int64, o Options) (*Device, error) {
+	f, err := os.CreateTemp(dir, "farside-loop-*")
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	defer os.Remove(f.Name())
+	if err := f.Truncate(size); err != nil {
+		return nil, err
+	}
+	return Attach(f.Name(), o)
+}

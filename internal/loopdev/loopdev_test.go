@@ -1,0 +1,75 @@
+package loopdev
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestParseStats(t *testing.T) {
+	s, err := parseStats("1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17\n")
+	want := Stats{Reads: 1, ReadBytes: 3 * 512, Writes: 5, WriteBytes: 7 * 512, Discards: 12, DiscardedBytes: 14 * 512, Flushes: 16}
+	if err != nil || s != want {
+		t.Errorf("got %+v, %v; want %+v", s, err, want)
+	}
+	if s, err = parseStats("1 2 3 4 5 6 7 8 9 10 11"); err != nil || s.Flushes != 0 || s.Writes != 5 {
+		t.Errorf("statistics of an old kernel: %+v, %v", s, err)
+	}
+	for _, bad := range []string{"", "1 2 3", "1 2 3 4 5 6 x 8 9 10 11"} {
+		if _, err := parseStats(bad); err == nil {
+			t.Errorf("%q: no error", bad)
+		}
+	}
+}
+
+func TestAttachWriteCountDetach(t *testing.T) {
+	for _, sector := range []int{512, 4096} {
+		d := ForTest(t, "", 1<<20, Options{BlockSize: sector})
+		before, err := d.Stats()
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.OpenFile(d.Path, os.O_RDWR|unix.O_DIRECT|unix.O_EXCL, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := unix.IoctlGetInt(int(f.Fd()), unix.BLKSSZGET)
+		if err != nil || got != sector {
+			t.Errorf("sector size %d, %v; want %d", got, err, sector)
+		}
+		if _, err := f.WriteAt(bytes.Repeat([]byte{1}, 8192), 0); err != nil {
+			t.Fatal(err)
+		}
+		after, err := d.Stats()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := after.Sub(before).WriteBytes; n != 8192 {
+			t.Errorf("statistics say %d bytes written, want 8192", n)
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Detach(); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Detach(); err != nil {
+			t.Errorf("second detach: %v", err)
+		}
+	}
+}
+
+func TestAttachRefuses(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "f")
+	if _, err := Attach(file, Options{}); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("missing file: %v", err)
+	}
+	if _, err := Attach(file, Options{BlockSize: 1000}); err == nil {
+		t.Error("sectors of 1000 bytes: no error")
+	}
+}
