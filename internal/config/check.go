@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // maxName is the longest name of a node, group or volume in bytes; the wire protocol carries no
@@ -139,12 +140,11 @@ func (d *decoder) checkManager(m *Manager) {
 		}
 		d.controls(path+".primaries", g.Primaries)
 		d.controls(path+".secondaries", g.Secondaries)
-		if g.CoordinationTimeout == 0 && !d.known(path+".coordination_timeout") {
-			d.problem(path+".coordination_timeout", "is 0: a cut needs some time; the default is \"50ms\"")
-		}
-		if g.DrainTimeout == 0 && !d.known(path+".drain_timeout") {
-			d.problem(path+".drain_timeout", "is 0: a drain needs some time; the default is \"30s\"")
-		}
+		d.within(path+".interval", g.Interval, 0, 24*time.Hour)
+		d.within(path+".coordination_timeout", g.CoordinationTimeout, time.Millisecond, 10*time.Second)
+		d.within(path+".drain_timeout", g.DrainTimeout, 100*time.Millisecond, 24*time.Hour)
+		d.within(path+".command_timeout", g.CommandTimeout, 100*time.Millisecond, time.Hour)
+		d.within(path+".rpo_alert", g.RPOAlert, 0, 365*24*time.Hour)
 	}
 }
 
@@ -186,6 +186,13 @@ func (d *decoder) volumeSize(path string, s Size) {
 func (d *decoder) atLeast(path string, s, least Size) {
 	if s < least && !d.known(path) {
 		d.problem(path, "%s is too small: write %s or more", s, least)
+	}
+}
+
+// within checks a duration against the range that the replication manager accepts.
+func (d *decoder) within(path string, v Duration, least, most time.Duration) {
+	if (v.Std() < least || v.Std() > most) && !d.known(path) {
+		d.problem(path, "%v is out of range: write a value from %v to %v", v, least, most)
 	}
 }
 

@@ -92,6 +92,7 @@ func TestDefaults(t *testing.T) {
 		Primaries:   []Address{{"tcp", "127.0.0.1:1"}},
 		Secondaries: []Address{{"tcp", "[::1]:2"}, {"tcp", "localhost:3"}},
 		Interval:    Duration(time.Second), CoordinationTimeout: Duration(50 * time.Millisecond), DrainTimeout: Duration(30 * time.Second),
+		CommandTimeout: Duration(5 * time.Second), RPOAlert: Duration(30 * time.Second),
 	}
 	if diff := cmp.Diff(want, f.Manager.Groups[0]); diff != "" {
 		t.Errorf("group (-want +got):\n%s", diff)
@@ -160,7 +161,7 @@ func TestBadFiles(t *testing.T) {
 		}},
 		{"durations", minimalManager + "interval = 200\ncoordination_timeout = \"0s\"\ndrain_timeout = \"-1s\"\nrpo_alert = \"soon\"\n", []string{
 			`f.toml:11:1: manager.group[0].interval: the number 200 has no unit: write a string such as "200ms"`,
-			`f.toml:12:1: manager.group[0].coordination_timeout: is 0: a cut needs some time; the default is "50ms"`,
+			`f.toml:12:1: manager.group[0].coordination_timeout: 0s is out of range: write a value from 1ms to 10s`,
 			`f.toml:13:1: manager.group[0].drain_timeout: "-1s" is negative: a duration must be 0 or more`,
 			`f.toml:14:1: manager.group[0].rpo_alert: "soon" is not a duration: write a number and a unit, such as "200ms", "1.5s" or "1m30s"`,
 		}},
@@ -240,6 +241,7 @@ func TestSettingsAlone(t *testing.T) {
 	want := Group{
 		Name: "g", Primaries: []Address{{"tcp", "127.0.0.1:2"}, {"tcp", "127.0.0.1:3"}}, Secondaries: []Address{{"unix", "/s"}},
 		Interval: Duration(time.Second), CoordinationTimeout: Duration(20 * time.Millisecond), DrainTimeout: Duration(30 * time.Second),
+		CommandTimeout: Duration(5 * time.Second), RPOAlert: Duration(30 * time.Second),
 	}
 	if diff := cmp.Diff(want, f.Manager.Groups[0]); diff != "" {
 		t.Errorf("group (-want +got):\n%s", diff)

@@ -89,5 +89,6 @@ secondaries = ["127.0.0.1:7400"]
 interval = "1s"                         # from cut to cut; "0s" is continuous
 coordination_timeout = "50ms"           # the longest that host writes wait for a cut
 drain_timeout = "30s"                   # from a cut until it is complete everywhere; not for a first copy
-rpo_alert = "10s"                       # status warns when the recovery point is older; "0s" never
+command_timeout = "5s"                  # how long a control may take to answer
+rpo_alert = "30s"                       # status warns when the recovery point is older; "0s" never
 `

@@ -151,7 +151,9 @@ type Group struct {
 	// DrainTimeout bounds how long a CG may take from its cut until it is complete everywhere. It
 	// does not apply to a first copy. Default 30s.
 	DrainTimeout Duration `toml:"drain_timeout"`
-	// RPOAlert: status warns when the newest recovery point is older. "0s" (default) never warns.
+	// CommandTimeout bounds the wait for a control's answer to a command. Default 5s.
+	CommandTimeout Duration `toml:"command_timeout"`
+	// RPOAlert: status warns when the newest recovery point is older. "0s" never warns. Default 30s.
 	RPOAlert Duration `toml:"rpo_alert"`
 }
 
@@ -174,4 +176,6 @@ func (g *Group) setDefaults() {
 	g.Interval = Duration(time.Second)
 	g.CoordinationTimeout = Duration(50 * time.Millisecond)
 	g.DrainTimeout = Duration(30 * time.Second)
+	g.CommandTimeout = Duration(5 * time.Second)
+	g.RPOAlert = Duration(30 * time.Second)
 }
