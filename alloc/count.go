@@ -28,7 +28,7 @@ type Stats struct {
 	Used     uint64 // taken, or reserved by a holder
 	Free     uint64 // what further reservations could take
 	Retired  uint64
-	Reserved uint64 // part of Used: blocks that were free when their extent was reserved, taken by now or not
+	Reserved uint64 // what held extents had free when reserved; in Used, less what was released since
 
 	ExtentBlocks uint32
 	Extents      uint64
@@ -49,7 +49,7 @@ func (m *Map) Stats() Stats {
 	used := atMost(set-int64(retired), blocks-retired)
 	return Stats{
 		Blocks: blocks, Used: used, Free: blocks - used - retired, Retired: retired,
-		Reserved:     atMost(c.reserved.Load(), used),
+		Reserved:     atMost(c.reserved.Load(), blocks),
 		ExtentBlocks: m.extentBlocks,
 		Extents:      m.extentsOf(blocks),
 		ExtentsEmpty: atMost(c.empty.Load(), blocks),

@@ -94,7 +94,7 @@ type Map struct {
 	begun, ended atomic.Uint64
 	cursor       atomic.Uint64 // extent after the last one reserved
 
-	starting sync.Once
+	starting sync.Mutex // held by start, and by Retire before it
 	started  atomic.Bool
 	growing  sync.Mutex
 	counts   counters

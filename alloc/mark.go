@@ -62,6 +62,10 @@ func (m *Map) Retire(first, n uint64) error {
 	if err := m.checkRange("retire", first, n); err != nil {
 		return err
 	}
+	if !m.started.Load() {
+		m.starting.Lock() // so that Start counts all of the range, or nothing
+		defer m.starting.Unlock()
+	}
 	t := tally{m: m}
 	for w, mask := range spans(first, n) {
 		m.touch(w)

@@ -9,16 +9,19 @@ func (m *Map) Start() {
 }
 
 func (m *Map) start() {
-	m.starting.Do(func() {
-		blocks := m.blocks.Load()
-		extents := m.extentsOf(blocks)
-		m.hints[0].fill(extents)
-		m.counts.empty.Store(int64(extents))
-		m.countWords()
-		m.countExtents()
-		m.counts.addUsed(0, -int64(extents<<m.extentShift-blocks))
-		m.started.Store(true)
-	})
+	m.starting.Lock()
+	defer m.starting.Unlock()
+	if m.started.Load() {
+		return
+	}
+	blocks := m.blocks.Load()
+	extents := m.extentsOf(blocks)
+	m.hints[0].fill(extents)
+	m.counts.empty.Store(int64(extents))
+	m.countWords()
+	m.countExtents()
+	m.counts.addUsed(0, -int64(extents<<m.extentShift-blocks))
+	m.started.Store(true)
 }
 
 func (m *Map) countWords() {
