@@ -1,0 +1,299 @@
+package manager
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/farside-storage/farside/wire"
+)
+
+// waiting says why no CG can be started now, "" if one can.
+func (c *Core) waiting() string {
+	isUp := func(m *member) bool { return m.connected }
+	isOpen := func(m *member) bool { return m.opens == 0 }
+	switch {
+	case c.paused:
+		return "paused"
+	case !all(c.prim, isUp):
+		return "not connected: " + missing(c.prim, isUp)
+	case !all(c.sec, isUp):
+		return "not connected: " + missing(c.sec, isUp)
+	case !all(c.prim, isOpen):
+		return "waiting for the answer to OPEN of " + missing(c.prim, isOpen)
+	case c.open+1 > c.reserved:
+		return "waiting for the decision log"
+	}
+	for _, s := range c.sec {
+		switch {
+		case !s.fresh:
+			return "waiting for the state of " + s.name
+		case s.bad != "":
+			return s.bad
+		case s.state.Failed != "":
+			return s.name + " failed: " + s.state.Failed
+		}
+	}
+	return ""
+}
+
+func (c *Core) tryHold() {
+	if c.openLost != "" {
+		c.abandon(CauseLost, c.openLost)
+		return
+	}
+	if c.now.Before(c.nextRound) || c.waiting() != "" {
+		return
+	}
+	c.beginRound(c.open)
+	c.st, c.holdStart = StateHold, c.now
+	t := c.settings.CoordinationTimeout
+	// The last fifth of the primaries' time belongs to THAW's way there.
+	c.deadline = c.now.Add(t / 5 * 4)
+	for _, p := range c.prim {
+		c.send(p, wire.TypeHold, wire.Hold{Command: c.command(c.round), TimeoutMicros: uint64(t.Microseconds())})
+	}
+}
+
+func (c *Core) beginRound(n uint64) {
+	c.round, c.linkSent = n, false
+	for _, m := range c.prim {
+		m.held, m.thawed, m.drained = false, false, false
+	}
+	for _, m := range c.sec {
+		m.complete, m.linked, m.final = false, false, false
+	}
+}
+
+func (c *Core) onHeld(m *member, cg uint64) {
+	if c.st != StateHold || cg != c.round {
+		return
+	}
+	m.held = true
+	if all(c.prim, func(m *member) bool { return m.held }) {
+		c.cut()
+	}
+}
+
+// cut ends the CG: every primary holds its writes at this moment.
+func (c *Core) cut() {
+	c.cutTime = c.now
+	c.st, c.deadline = StateThaw, c.now.Add(c.settings.CommandTimeout)
+	c.open = c.round + 1
+	c.high = max(c.high, c.open)
+	for _, p := range c.prim {
+		c.send(p, wire.TypeThaw, wire.Thaw{Command: c.command(c.round)})
+	}
+	c.audit(EntryCut, c.round, "", "all primaries held", "thaw sent")
+}
+
+// failHold gives up an attempt. The CG stays open, and OPEN both ends the hold and separates this
+// attempt's answers from the next one's.
+func (c *Core) failHold(why string) {
+	c.audit(EntryHoldFailed, c.round, "", why, "CG stays open, held again later")
+	c.stats.holdFailed(c.now, c.round, why)
+	c.st, c.deadline = StateIdle, time.Time{}
+	c.failStreak++
+	c.nextRound = c.now.Add(max(c.settings.Interval, c.backoff()))
+	for _, p := range c.prim {
+		c.sendOpen(p)
+	}
+}
+
+func (c *Core) backoff() time.Duration {
+	if c.failStreak == 0 {
+		return 0
+	}
+	return min(backoffMost, backoffLeast<<min(c.failStreak-1, 10))
+}
+
+func (c *Core) onThawed(m *member, t wire.Thawed) {
+	if c.st != StateThaw || t.CG != c.round {
+		return
+	}
+	if !t.OK {
+		c.abandon(CauseTimeout, m.name+" was held longer than the coordination timeout: the THAW came too late, the CG is not cut there")
+		return
+	}
+	m.thawed = true
+	if !all(c.prim, func(m *member) bool { return m.thawed }) {
+		return
+	}
+	c.stats.hold.add(c.now.Sub(c.holdStart))
+	c.st, c.deadline = StateDrain, c.drainDeadline()
+}
+
+// drainDeadline is counted from the cut; zero where the drain timeout does not apply.
+func (c *Core) drainDeadline() time.Time {
+	if c.firstCopy() || c.drainStreak >= drainFailLimit {
+		return time.Time{}
+	}
+	return c.cutTime.Add(c.settings.DrainTimeout)
+}
+
+// firstCopy says whether a control takes part that had no part in the last decision: then the CG holds a whole copy.
+func (c *Core) firstCopy() bool {
+	if c.final == 0 || c.decided.CG == 0 {
+		return true
+	}
+	return !c.took(c.prim, c.decided.Primaries) || !c.took(c.sec, c.decided.Secondaries)
+}
+
+func (c *Core) took(ms []*member, part []string) bool {
+	return all(ms, func(m *member) bool { return contains(part, m.name) })
+}
+
+func contains(list []string, s string) bool {
+	for _, x := range list {
+		if x == s {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *Core) onDrained(m *member, d wire.Drained) {
+	if (c.st == StateThaw || c.st == StateDrain) && d.CG == c.round {
+		m.drained = true
+	}
+}
+
+func (c *Core) onComplete(m *member, cg uint64) {
+	if (c.st == StateThaw || c.st == StateDrain) && cg == c.round {
+		m.complete = true
+	}
+}
+
+// tryLink sends LINK once every secondary has the whole CG (R1).
+func (c *Core) tryLink() {
+	if !all(c.sec, func(m *member) bool { return m.complete }) || !all(c.prim, func(m *member) bool { return m.drained }) {
+		return
+	}
+	c.st, c.deadline, c.linkSent = StateLink, c.now.Add(c.settings.CommandTimeout), true
+	c.drainStreak = 0
+	c.audit(EntryLink, c.round, "", "complete on every secondary", "link sent to all")
+	for _, s := range c.sec {
+		c.send(s, wire.TypeLink, c.command(c.round))
+	}
+}
+
+func (c *Core) onLinked(m *member, cg uint64) {
+	if c.st != StateLink || cg != c.round {
+		return
+	}
+	m.linked = true
+	if all(c.sec, func(m *member) bool { return m.linked }) {
+		c.decide(Decision{CG: c.round, Epoch: c.epoch, Cut: c.cutTime,
+			Primaries: memberNames(c.prim), Secondaries: memberNames(c.sec)})
+	}
+}
+
+func memberNames(ms []*member) []string {
+	out := make([]string, len(ms))
+	for i, m := range ms {
+		out[i] = m.name
+	}
+	return out
+}
+
+// decide hands the decision to the log. From here on the CG only goes forward (R3).
+func (c *Core) decide(d Decision) {
+	c.st, c.deadline = StateDecided, time.Time{}
+	c.pending = d
+	c.decideID = c.persist(Record{Decided: &d})
+}
+
+func (c *Core) onDurable(id uint64) {
+	switch id {
+	case c.reserveID:
+		c.reserveID = 0
+		c.reserved = max(c.reserved, c.reserveTo)
+	case c.decideID:
+		if c.st != StateDecided {
+			return
+		}
+		c.decided, c.decideID = c.pending, 0
+		c.audit(EntryDecided, c.round, "", "linked on every secondary", "decision durable: release sent to all")
+		c.release()
+	}
+}
+
+func (c *Core) onNotDurable(ev NotDurable) {
+	if ev.ID == c.decideID && c.st == StateDecided {
+		c.halt(fmt.Sprintf("CG %d: the decision log failed (%v): whether the decision is durable is not known, so the CG can go "+
+			"neither forward nor back. Repair the log's device and restart the manager: it reads the truth", c.round, ev.Err))
+		return
+	}
+	c.halt(fmt.Sprintf("the decision log failed: %v. Repair its device and restart the manager", ev.Err))
+}
+
+// release lets every secondary make the decided CG final, again and again until all did.
+func (c *Core) release() {
+	c.st, c.round, c.deadline = StateRelease, c.decided.CG, time.Time{}
+	for _, s := range c.sec {
+		c.sendRelease(s)
+		if s.final {
+			c.noteFinal(c.round) // a start finds it so
+		}
+	}
+	c.tryFinish()
+}
+
+func (c *Core) sendRelease(s *member) {
+	if s.connected && !s.final && s.bad == "" {
+		s.sentAt = c.now
+		c.send(s, wire.TypeRelease, c.command(c.round))
+	}
+}
+
+func (c *Core) onFinal(m *member, cg uint64) {
+	if cg == 0 || cg != c.decided.CG {
+		return
+	}
+	c.noteFinal(cg)
+	if c.st == StateRelease && cg == c.round {
+		m.final, m.state.Final, m.state.Linked, m.state.CG = true, cg, cg, cg
+		c.tryFinish()
+	}
+}
+
+// noteFinal takes note of a CG that is final somewhere, and is thereby a recovery point (R5).
+func (c *Core) noteFinal(n uint64) {
+	if n <= c.stats.point {
+		return
+	}
+	if c.stats.cutKnown {
+		c.stats.rpo.add(c.now.Sub(c.stats.cut))
+	}
+	c.stats.point, c.stats.cutKnown = n, false
+	if n == c.decided.CG && !c.decided.Cut.IsZero() {
+		c.stats.cut, c.stats.cutKnown = c.decided.Cut, true
+	}
+}
+
+func (c *Core) tryFinish() {
+	if c.st != StateRelease || !all(c.sec, func(m *member) bool { return m.final }) {
+		return
+	}
+	c.final = c.round
+	c.audit(EntryFinal, c.round, "", "final on every secondary", "recovery point")
+	if c.starting {
+		c.abandon(CauseStart, "manager start")
+		return
+	}
+	for _, p := range c.prim {
+		c.send(p, wire.TypeFinalNote, c.command(c.round))
+	}
+	c.stats.formed++
+	c.failStreak = 0
+	c.st = StateIdle
+	c.nextRound = c.cutTime.Add(c.settings.Interval)
+	c.reserveMore()
+}
+
+// reserveMore keeps some numbers in reserve, so that no cut waits for the log.
+func (c *Core) reserveMore() {
+	if c.reserveID == 0 && c.reserved < c.high+reserveLow {
+		c.reserveTo = c.high + reserveStep
+		c.reserveID = c.persist(Record{Reserve: c.reserveTo})
+	}
+}

@@ -1,0 +1,130 @@
+package manager
+
+import (
+	"fmt"
+
+	"github.com/farside-storage/farside/wire"
+)
+
+// tryPlan decides how to go on after a start, once every secondary said what its links show.
+func (c *Core) tryPlan() {
+	if !all(c.sec, func(s *member) bool { return s.fresh && s.connected }) {
+		return
+	}
+	c.raiseNumbers()
+	if c.logKnown && !c.logBehind() {
+		c.planFromLog()
+		return
+	}
+	c.planFromControls()
+}
+
+// raiseNumbers makes sure that no CG number seen anywhere is given out again, should the log not know it.
+func (c *Core) raiseNumbers() {
+	var seen uint64
+	for _, s := range c.sec {
+		seen = max(seen, s.state.Final, s.state.Linked, s.state.Complete, s.state.Receiving)
+	}
+	if seen > c.high || seen > 0 && (!c.logKnown || c.logBehind()) {
+		c.high = max(c.high, seen+lostLogGap)
+	}
+}
+
+// logBehind says whether a control knows of a decision that the log does not: an old copy of the log.
+func (c *Core) logBehind() bool {
+	for _, s := range c.sec {
+		if s.state.Final > c.decided.CG {
+			return true
+		}
+	}
+	return false
+}
+
+// planFromLog: decided goes forward, everything else goes back.
+func (c *Core) planFromLog() {
+	d := c.decided.CG
+	var behind bool
+	for _, s := range c.sec {
+		st := s.state
+		isNew := st.Final == 0 && st.Linked == 0 && !contains(c.decided.Secondaries, s.name)
+		s.final = st.Final == d || isNew
+		if s.final {
+			continue
+		}
+		if st.Linked != d {
+			c.halt(fmt.Sprintf("CG %d was decided, but %s shows CG %d, final %d: it lost a decided CG. Find out why before anything is changed; "+
+				"if its pool was replaced, take it out of the group and add it under a new name", d, s.name, st.Linked, st.Final))
+			return
+		}
+		behind = true
+	}
+	if d > 0 && c.anyFinal(d) {
+		c.noteFinal(d)
+	}
+	if behind {
+		c.audit(EntryPlan, d, "", fmt.Sprintf("the log has the decision for CG %d, not every control released it", d), "forward: release")
+		c.release()
+		return
+	}
+	c.audit(EntryPlan, d, "", fmt.Sprintf("the log's newest decision is CG %d, every control has it final", d),
+		"what is linked above it was never decided: back")
+	c.final = d
+	c.abandon(CauseStart, "manager start")
+}
+
+func (c *Core) anyFinal(n uint64) bool {
+	for _, s := range c.sec {
+		if s.state.Final == n {
+			return true
+		}
+	}
+	return false
+}
+
+// planFromControls uses the decision table: the log knows nothing, or less than the controls.
+func (c *Core) planFromControls() {
+	p := Decide(c.controlStates())
+	said := "the decision log is new or was lost: deciding from the controls alone"
+	if c.logKnown {
+		said = fmt.Sprintf("the decision log ends at CG %d, older than the controls: deciding from the controls alone", c.decided.CG)
+	}
+	c.audit(EntryPlan, p.CG, "", said, string(p.Action)+": "+p.Why)
+	switch p.Action {
+	case PlanRefuse:
+		c.halt("recovery without the decision log: " + p.Why)
+	case PlanRevert:
+		c.final = p.CG
+		c.decided = Decision{CG: p.CG, Primaries: memberNames(c.prim), Secondaries: memberNames(c.sec)}
+		if p.CG > 0 {
+			c.noteFinal(p.CG)
+		}
+		c.abandon(CauseStart, "manager start, log lost: "+p.Why)
+	case PlanNothing, PlanCommit:
+		c.rebuildDecision(p)
+	}
+}
+
+// rebuildDecision records what the controls prove to be decided before it is acted on (R2, R3).
+func (c *Core) rebuildDecision(p Plan) {
+	if p.CG == 0 {
+		c.abandon(CauseStart, "manager start, new group")
+		return
+	}
+	for _, s := range c.sec {
+		s.final = s.state.Final == p.CG
+	}
+	c.round = p.CG
+	c.decide(Decision{CG: p.CG, Epoch: c.epoch, Primaries: memberNames(c.prim), Secondaries: memberNames(c.sec)})
+}
+
+func (c *Core) controlStates() []ControlState {
+	out := make([]ControlState, len(c.sec))
+	for i, s := range c.sec {
+		out[i] = controlState(s.name, s.connected && s.fresh, s.state)
+	}
+	return out
+}
+
+func controlState(name string, reachable bool, st wire.State) ControlState {
+	return ControlState{Name: name, Reachable: reachable, Linked: st.Linked, Final: st.Final}
+}

@@ -1,0 +1,222 @@
+package manager
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/farside-storage/farside/wire"
+)
+
+// sampleKeep is how many recent samples percentiles are computed from.
+const sampleKeep = 1024
+
+// samples keeps the most recent durations.
+type samples struct {
+	v    []time.Duration
+	next int
+}
+
+func (s *samples) add(d time.Duration) {
+	if len(s.v) < sampleKeep {
+		s.v = append(s.v, d)
+		return
+	}
+	s.v[s.next] = d
+	s.next = (s.next + 1) % sampleKeep
+}
+
+// Percentiles sums up recent samples, in milliseconds. They are nil if there is no sample yet.
+type Percentiles struct {
+	Samples int      `json:"samples"`
+	P50     *float64 `json:"p50_ms"`
+	P99     *float64 `json:"p99_ms"`
+	Max     *float64 `json:"max_ms"`
+}
+
+func (s *samples) percentiles() Percentiles {
+	if len(s.v) == 0 {
+		return Percentiles{}
+	}
+	v := slices.Sorted(slices.Values(s.v))
+	at := func(pct int) *float64 { return millis(v[min(len(v)-1, (len(v)*pct+99)/100-1)]) }
+	return Percentiles{len(v), at(50), at(99), millis(v[len(v)-1])}
+}
+
+func millis(d time.Duration) *float64 {
+	ms := float64(d.Microseconds()) / 1000
+	return &ms
+}
+
+// Failure is why a CG was given up.
+type Failure struct {
+	Time   time.Time `json:"time"`
+	CG     uint64    `json:"cg"`
+	Cause  Cause     `json:"cause"`
+	Reason string    `json:"reason"`
+}
+
+// stats is what status tells beyond the state machine's own fields.
+type stats struct {
+	formed, failed, reverts, holdsFailed uint64
+	last                                 *Failure
+	point                                uint64 // recovery point
+	cut                                  time.Time
+	cutKnown                             bool
+	rpo, hold                            samples
+	halted                               string
+	rpoAlert                             bool
+}
+
+func (s *stats) fail(now time.Time, cg uint64, cause Cause, why string) {
+	s.last = &Failure{now, cg, cause, why}
+}
+
+func (s *stats) holdFailed(now time.Time, cg uint64, why string) {
+	s.holdsFailed++
+	s.fail(now, cg, CauseTimeout, why)
+}
+
+// Status is the state of a group for people and scripts. A value that is not known is null, never a guess.
+// Counters and samples begin with the start of this manager.
+type Status struct {
+	Group    string   `json:"group"`
+	State    State    `json:"state"`
+	Paused   bool     `json:"paused"`
+	Waiting  string   `json:"waiting,omitempty"` // IDLE: why the next CG is not begun
+	Epoch    uint64   `json:"epoch"`
+	Settings Settings `json:"settings"`
+
+	OpenCG uint64 `json:"open_cg"` // 0: none opened yet
+	// RecoveryPoint is the newest CG that a secondary reported final (R5); nil until that is known.
+	RecoveryPoint *uint64 `json:"recovery_point"`
+	// RecoveryCut is the time of its cut, by the manager's clock.
+	RecoveryCut *time.Time `json:"recovery_cut"`
+	// RPOMillis is the age of the recovery point now.
+	RPOMillis *float64 `json:"rpo_ms"`
+
+	CGsFormed   uint64   `json:"cgs_formed"`
+	CGsFailed   uint64   `json:"cgs_failed"`   // given up after an error
+	HoldsFailed uint64   `json:"holds_failed"` // attempts to hold given up, the CG stayed open
+	Reverts     uint64   `json:"reverts"`      // failed CGs of which a link had been asked for or found
+	LastFailure *Failure `json:"last_failure"`
+
+	// RPO has the RPO just before each new recovery point: the worst age each one reached.
+	RPO Percentiles `json:"rpo"`
+	// Hold has the time from sending HOLD to the last answer to THAW: no host write waited longer.
+	Hold Percentiles `json:"hold"`
+
+	Controls []ControlStatus `json:"controls"`
+	Alerts   []string        `json:"alerts"`
+}
+
+// ControlStatus is one control as the manager sees it.
+type ControlStatus struct {
+	Name      string `json:"name"`
+	Role      string `json:"role"` // "primary", "secondary"
+	Connected bool   `json:"connected"`
+	Error     string `json:"error,omitempty"` // the last one, if nothing succeeded since
+
+	// Of a secondary, from its last report; nil if there was none.
+	Linked     *uint64    `json:"linked,omitempty"`
+	Final      *uint64    `json:"final,omitempty"`
+	Complete   *uint64    `json:"complete,omitempty"`
+	Receiving  *uint64    `json:"receiving,omitempty"`
+	FreeBlocks *uint64    `json:"free_blocks,omitempty"`
+	PoolFull   bool       `json:"pool_full,omitempty"`
+	Failed     string     `json:"failed,omitempty"`
+	ReportedAt *time.Time `json:"reported_at,omitempty"`
+	// LagCGs is how many CG numbers its final CG is behind the open one.
+	LagCGs *uint64 `json:"lag_cgs,omitempty"`
+	// LagMillis is the age of its final CG's cut.
+	LagMillis *float64 `json:"lag_ms,omitempty"`
+}
+
+// Status returns the group's status at time now.
+func (c *Core) Status(now time.Time) Status {
+	s := Status{
+		Group: c.group.Name, State: c.st, Paused: c.paused, Epoch: c.epoch, Settings: c.settings, OpenCG: c.open,
+		CGsFormed: c.stats.formed, CGsFailed: c.stats.failed, HoldsFailed: c.stats.holdsFailed, Reverts: c.stats.reverts,
+		RPO: c.stats.rpo.percentiles(), Hold: c.stats.hold.percentiles(), Alerts: c.alerts(now),
+	}
+	if c.stats.last != nil {
+		last := *c.stats.last
+		s.LastFailure = &last
+	}
+	if p := c.stats.point; p > 0 {
+		s.RecoveryPoint = &p
+	}
+	if c.stats.cutKnown {
+		cut := c.stats.cut
+		s.RecoveryCut, s.RPOMillis = &cut, millis(now.Sub(cut))
+	}
+	if c.st == StateIdle {
+		s.Waiting = c.waiting()
+	}
+	for _, m := range slices.Concat(c.prim, c.sec) {
+		s.Controls = append(s.Controls, c.controlStatus(m, now))
+	}
+	return s
+}
+
+func (c *Core) controlStatus(m *member, now time.Time) ControlStatus {
+	s := ControlStatus{Name: m.name, Role: "primary", Connected: m.connected, Error: m.problem()}
+	if m.role == wire.RolePrimary {
+		return s
+	}
+	s.Role = "secondary"
+	if !m.stateKnown {
+		return s
+	}
+	st, at := m.state, m.stateAt
+	s.Linked, s.Final, s.Complete, s.Receiving = &st.Linked, &st.Final, &st.Complete, &st.Receiving
+	s.FreeBlocks, s.PoolFull, s.Failed, s.ReportedAt = &st.FreeBlocks, st.PoolFull, st.Failed, &at
+	if c.open > st.Final {
+		lag := c.open - st.Final
+		s.LagCGs = &lag
+	}
+	if st.Final == c.decided.CG && !c.decided.Cut.IsZero() {
+		s.LagMillis = millis(now.Sub(c.decided.Cut))
+	}
+	return s
+}
+
+// problem is what keeps a control from taking part, or did last.
+func (m *member) problem() string {
+	switch {
+	case m.bad != "":
+		return m.bad
+	case m.refused != "":
+		return m.refused
+	}
+	return m.lastError
+}
+
+func (c *Core) alerts(now time.Time) []string {
+	out := []string{}
+	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	if c.stats.halted != "" {
+		add("halted: %s", c.stats.halted)
+	}
+	if c.rpoOver(now) {
+		add("RPO %v is above the threshold of %v", now.Sub(c.stats.cut).Round(time.Millisecond), c.settings.RPOAlert)
+	}
+	if c.drainStreak >= drainFailLimit {
+		add("%d CGs in a row did not become complete: the drain timeout is not applied until one succeeds", c.drainStreak)
+	}
+	for _, m := range slices.Concat(c.prim, c.sec) {
+		if !m.connected {
+			add("%s is not connected", m.name)
+		}
+		if m.bad != "" {
+			add("%s", m.bad)
+		}
+		if m.state.PoolFull {
+			add("%s: the pool is full", m.name)
+		}
+		if m.state.Failed != "" {
+			add("%s failed: %s", m.name, m.state.Failed)
+		}
+	}
+	return out
+}
