@@ -6,6 +6,8 @@ import (
 	"math"
 	"os"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) {
@@ -250,7 +252,17 @@ func TestCloseTwice(t *testing.T) {
 
 // TestLargestMap takes address space, but hardly any memory.
 func TestLargestMap(t *testing.T) {
-	m := mustNew(t, Options{Blocks: MaxBlocks})
+	m, err := New(Options{Blocks: MaxBlocks})
+	if errors.Is(err, unix.ENOMEM) {
+		t.Skip("the address space is limited (ulimit -v, or vm.overcommit_memory=2):", err)
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
 	if err := m.MarkUsedOne(MaxBlocks - 1); err != nil {
 		t.Fatal(err)
 	}

@@ -25,11 +25,14 @@ func (m *Map) start() {
 }
 
 func (m *Map) countWords() {
+	chunk := min(uint64(m.extentBlocks)/64, pageWords) // lies in one extent and one page
 	for w := m.nextTouched(0); w < uint64(len(m.used)); {
-		if n := count(m.used[w].Load()); n != 0 {
-			m.words[m.extentOfWord(w)].Add(n)
+		n := uint32(0)
+		for i := range m.used[w : w+chunk] {
+			n += count(m.used[w+uint64(i)].Load())
 		}
-		if w++; w%pageWords == 0 {
+		m.words[m.extentOfWord(w)].Add(n)
+		if w += chunk; w%pageWords == 0 {
 			w = m.nextTouched(w)
 		}
 	}

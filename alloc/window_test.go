@@ -12,6 +12,8 @@ import (
 func duel(t *testing.T, rounds int, a, b func(round int), check func(round int)) {
 	t.Helper()
 	var begin, end atomic.Int64
+	var stop atomic.Bool
+	done := make(chan struct{})
 	rnd := rand.New(rand.NewPCG(9, 9))
 	delay := func(n int) {
 		for range n {
@@ -23,9 +25,13 @@ func duel(t *testing.T, rounds int, a, b func(round int), check func(round int))
 		starts[i] = int8(rnd.IntN(120) - 60)
 	}
 	go func() {
+		defer close(done)
 		for i := range rounds {
-			for begin.Load() <= int64(i) {
+			for begin.Load() <= int64(i) && !stop.Load() {
 				runtime.Gosched()
+			}
+			if stop.Load() {
+				return
 			}
 			delay(int(-starts[i]))
 			b(i)
@@ -40,10 +46,11 @@ func duel(t *testing.T, rounds int, a, b func(round int), check func(round int))
 			runtime.Gosched()
 		}
 		if check(i); t.Failed() {
-			begin.Add(int64(rounds)) // lets the other goroutine run out
-			return
+			break
 		}
 	}
+	stop.Store(true)
+	<-done
 }
 
 func TestHintSetWhileNeighbourIsCleared(t *testing.T) {
