@@ -1,0 +1,41 @@
+// Package engine is a secondary control: it holds a copy of volumes that is consistent
+// at every moment, on raw devices, and it is the API that storage appliances embed.
+//
+// Updates arrive through a [Writer], which places each block once, at the front of an extent that it holds
+// alone, and records virtual block -> physical block in the CG pointer table of the
+// open consistency group (CG). When every volume of a [Group] is sealed for CG n, the
+// tables are journaled: the CG is complete. [Group.Link] shows it, [Group.Revert] takes
+// it back, [Group.Release] makes it final; each costs one small journal record and one pointer store.
+// A final CG is folded into the volumes' pointer tables in the background, and the
+// blocks it displaced are released.
+//
+//	RECEIVING --all volumes sealed, data flushed, tables journaled, flushed--> COMPLETE
+//	COMPLETE  --Link--> LINKED (revertible) --Release--> FINAL --fold--> part of the pointer table
+//	LINKED    --Revert--> COMPLETE, or discarded
+//
+// # Invariants
+//
+//   - A payload block is written once. Linking, reverting, releasing and folding move no data.
+//   - Readers see a [View]: an immutable value behind one atomic pointer. A view shows one
+//     CG of all volumes of its group; no read ever mixes two. Readers take no lock.
+//   - The final view changes only at Release; the linked view at Link and Revert.
+//   - A physical block is reused only when (1) no table, view or retained CG names it, (2) the
+//     journal record that unlinked it is durable, (3) no read of it is in flight.
+//   - What was acknowledged (complete, linked, final, reverted) is durable: data flushed
+//     before the record that depends on it is written, the record flushed before the answer.
+//   - Nothing on the devices is overwritten that the newest durable state needs.
+//   - A fold changes only entries that every view still in use masks: it starts when no
+//     reader holds a view older than the CG.
+//   - The bitmap of the allocator is derived when a pool opens; it is never stored.
+//   - Opening a pool never guesses: damage is repaired from a redundant copy and reported,
+//     or refused with device and offset ([CorruptionError]).
+//
+// # Who runs what
+//
+// Per-update work is done by the goroutine that owns the Writer; two writers share nothing on
+// that path. Everything else (journal, checkpoint, fold, release) is done by one control loop, which
+// is stepped: with [Options].Manual nothing runs by itself and the caller steps
+// the pool, so that a simulator can drive the same code from one loop.
+//
+// The on-disk format is described in FORMAT.md.
+package engine

@@ -1,0 +1,260 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+)
+
+// Group is a set of volumes whose updates become visible together: a CG is one group's.
+type Group struct {
+	pool *Pool
+	id   uint32
+	name string
+
+	// Any goroutine may load these; the control loop stores.
+	final     atomic.Pointer[View]
+	linked    atomic.Pointer[View]
+	discarded atomic.Uint64 // state.through, for writers
+	receiving atomic.Uint64 // newest CG of which a writer took anything in
+
+	// Control loop only.
+	state   groupState
+	volumes []*Volume // by slot; nil where one was deleted
+	sealed  []*sealedCG
+	live    []*liveCG // complete and not yet folded, ascending
+	folding bool
+	folded  uint64    // newest CG that is part of the pointer tables
+	ops     []groupOp // one at a time: a record is durable before the next command looks at the state
+	busy    bool
+}
+
+// liveCG is a complete CG whose tables are still needed: it is not folded yet.
+type liveCG struct {
+	cg     uint64
+	tables []*cgTable
+	start  journalPos // of its first part: the journal's tail must not pass it
+}
+
+// sealedCG collects the tables of one CG until every volume of the group is sealed.
+type sealedCG struct {
+	cg     uint64
+	tables map[*Volume]*cgTable // nil table: sealed without an update
+}
+
+// groupOp is a command on its way: decide says which record it needs, if any; applied runs when the record is
+// durable and before reply.
+type groupOp struct {
+	decide  func() (*record, error)
+	applied func(*record)
+	reply   func(error)
+}
+
+// Name of the group.
+func (g *Group) Name() string { return g.name }
+
+// GroupState is what a manager is told about a group. All but Receiving and FreeBlocks come from durable
+// state.
+type GroupState struct {
+	Group     string
+	Epoch     uint64
+	Final     uint64 // newest final CG, 0 none
+	Linked    uint64 // newest linked CG; > Final: it can be reverted
+	Complete  uint64 // newest complete CG
+	Discarded uint64 // CGs up to this that are not final were discarded
+	Receiving uint64 // newest CG of which anything was received
+	Folded    bool   // every final CG is part of the pointer tables
+}
+
+// State asks the control loop for the state of the group.
+func (g *Group) State(ctx context.Context) (GroupState, error) {
+	var st GroupState
+	err := g.pool.call(ctx, func(reply func(error)) {
+		s := &g.state
+		st = GroupState{g.name, s.epoch, s.final, s.linked, s.complete, s.through, g.receiving.Load(), len(g.live) == 0}
+		reply(g.pool.failed())
+	})
+	return st, err
+}
+
+// Fence makes epoch the lowest that is obeyed, durably.
+func (g *Group) Fence(ctx context.Context, epoch uint64) error {
+	return g.command(ctx, func() (*record, error) { return g.state.fence(epoch) })
+}
+
+// Link makes CG c.CG, which must be complete, what the linked view shows. It can be reverted until it
+// is released. Durable on return; repeating it changes nothing.
+func (g *Group) Link(ctx context.Context, c Command) error {
+	return g.command(ctx, func() (*record, error) { return g.state.link(c) })
+}
+
+// Release makes the linked CG c.CG final: the final view shows it, it can no longer be
+// reverted, and the blocks it displaced are released in the background.
+func (g *Group) Release(ctx context.Context, c Command) error {
+	return g.command(ctx, func() (*record, error) { return g.state.release(c) })
+}
+
+// Revert makes the links show the CG before c.CG, if they show c.CG; it stays complete and may be linked again.
+func (g *Group) Revert(ctx context.Context, c Command) error {
+	return g.command(ctx, func() (*record, error) { return g.state.revert(c, 0) })
+}
+
+// Discard reverts c.CG if it is linked and forgets all CGs from c.CG to through, received in part or complete.
+// What writers still deliver for them is dropped.
+func (g *Group) Discard(ctx context.Context, c Command, through uint64) error {
+	return g.command(ctx, func() (*record, error) { return g.state.revert(c, max(through, c.CG)) })
+}
+
+func (g *Group) command(ctx context.Context, decide func() (*record, error)) error {
+	return g.pool.call(ctx, func(reply func(error)) {
+		g.do(groupOp{decide: decide, applied: g.apply, reply: reply})
+	})
+}
+
+// do queues an operation on the group's state. Control loop only.
+func (g *Group) do(op groupOp) {
+	g.ops = append(g.ops, op)
+	g.runOps()
+}
+
+func (g *Group) runOps() {
+	for !g.busy && len(g.ops) > 0 {
+		op := g.ops[0]
+		g.ops = g.ops[1:]
+		if err := g.pool.failed(); err != nil {
+			op.reply(err)
+			continue
+		}
+		r, err := op.decide()
+		if err != nil || r == nil {
+			op.reply(err)
+			continue
+		}
+		g.busy = true
+		r.group = g.id
+		j := g.pool.ctl.journal
+		j.record(*r)
+		j.commit(func(err error) {
+			g.busy = false
+			if err == nil {
+				op.applied(r)
+			}
+			op.reply(err)
+			g.runOps()
+		})
+	}
+}
+
+// apply carries out a durable record: the state first, then what readers see.
+func (g *Group) apply(r *record) {
+	before := g.state
+	g.state.apply(r)
+	switch r.kind {
+	case recLinked:
+		g.linked.Store(g.final.Load().with(r.cg, g.liveTables(r.cg)))
+	case recFinal:
+		g.final.Store(g.linked.Load())
+		g.pool.ctl.startFold(g)
+	case recReverted:
+		if before.linked != g.state.linked {
+			g.linked.Store(g.final.Load())
+		}
+		if r.through > 0 {
+			g.discarded.Store(g.state.through)
+			g.forget(g.state.through)
+		}
+	}
+}
+
+func (g *Group) liveTables(cg uint64) []*cgTable {
+	for _, l := range g.live {
+		if l.cg == cg {
+			return l.tables
+		}
+	}
+	panic(fmt.Sprintf("engine: group %s: CG %d is complete but its tables are gone", g.name, cg))
+}
+
+// forget drops what is held of CGs up to through that are not final. Their blocks go back when no reader
+// of the linked view can use them any more.
+func (g *Group) forget(through uint64) {
+	var drop []*cgTable
+	keep := g.live[:0:0]
+	for _, l := range g.live {
+		if l.cg > g.state.final && l.cg <= through {
+			drop = append(drop, l.tables...)
+		} else {
+			keep = append(keep, l)
+		}
+	}
+	g.live = keep
+	waiting := g.sealed[:0:0]
+	for _, s := range g.sealed {
+		if s.cg > through {
+			waiting = append(waiting, s)
+			continue
+		}
+		for _, t := range s.tables {
+			if t != nil {
+				drop = append(drop, t)
+			}
+		}
+	}
+	g.sealed = waiting
+	g.pool.ctl.whenUnread(func() { g.pool.releaseTables(drop) })
+}
+
+// seal takes a volume's table of a CG over from its writer; t is nil if there were no updates. Control loop only.
+func (g *Group) seal(vol *Volume, cg uint64, t *cgTable) {
+	if cg <= max(g.state.through, g.state.complete) {
+		if t != nil { // discarded meanwhile; nobody has seen it
+			g.pool.releaseTables([]*cgTable{t})
+		}
+		return
+	}
+	var s *sealedCG
+	for _, x := range g.sealed {
+		if x.cg == cg {
+			s = x
+		}
+	}
+	if s == nil {
+		s = &sealedCG{cg: cg, tables: map[*Volume]*cgTable{}}
+		g.sealed = append(g.sealed, s)
+	}
+	s.tables[vol] = t
+}
+
+// unseal forgets what a writer sealed of a volume in CGs that are not being completed: its primary sends it again.
+func (g *Group) unseal(vol *Volume) {
+	for _, s := range g.sealed {
+		if t := s.tables[vol]; t != nil {
+			g.pool.releaseTables([]*cgTable{t})
+		}
+		delete(s.tables, vol)
+	}
+}
+
+// ready returns the next CG to complete: the oldest that is sealed on every volume, once the one before is final.
+func (g *Group) ready() *sealedCG {
+	if g.state.complete != g.state.final || len(g.sealed) == 0 {
+		return nil
+	}
+	oldest := 0
+	for i, s := range g.sealed {
+		if s.cg < g.sealed[oldest].cg {
+			oldest = i
+		}
+	}
+	s := g.sealed[oldest]
+	for _, v := range g.volumes {
+		if v == nil {
+			continue
+		}
+		if _, ok := s.tables[v]; !ok {
+			return nil
+		}
+	}
+	g.sealed = append(g.sealed[:oldest:oldest], g.sealed[oldest+1:]...)
+	return s
+}

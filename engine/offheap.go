@@ -1,0 +1,78 @@
+package engine
+
+import (
+	"fmt"
+	"sync"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Tables live outside Go's heap: the collector need not scan them, and pages that were never touched cost nothing.
+
+// mapSlice maps n zeroed elements of T, which must hold no Go pointers.
+func mapSlice[T any](n uint64) ([]T, error) {
+	var t T
+	size := n * uint64(unsafe.Sizeof(t))
+	if size == 0 {
+		return nil, nil
+	}
+	mem, err := unix.Mmap(-1, 0, int(size), unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+	if err != nil {
+		return nil, fmt.Errorf("map %d bytes for a table: %w", size, err)
+	}
+	return unsafe.Slice((*T)(unsafe.Pointer(&mem[0])), n), nil
+}
+
+// unmapSlice gives back what mapSlice returned, whole.
+func unmapSlice[T any](s []T) {
+	if len(s) == 0 {
+		return
+	}
+	size := len(s) * int(unsafe.Sizeof(s[0]))
+	mem := unsafe.Slice((*byte)(unsafe.Pointer(&s[0])), size)
+	if err := unix.Munmap(mem); err != nil {
+		panic(fmt.Sprintf("engine: munmap of a table of %d bytes: %v", size, err))
+	}
+}
+
+// slabs recycles equal pieces of off-heap memory: first touch of a fresh page costs more than
+// everything else that is done to an update. Safe from any goroutine; taken once per thousands of updates.
+type slabs[T any] struct {
+	size uint64 // elements per piece
+
+	mu   sync.Mutex
+	free [][]T
+	all  int
+}
+
+// get returns a piece with unspecified contents.
+func (s *slabs[T]) get() ([]T, error) {
+	s.mu.Lock()
+	if n := len(s.free); n > 0 {
+		p := s.free[n-1]
+		s.free = s.free[:n-1]
+		s.mu.Unlock()
+		return p, nil
+	}
+	s.all++
+	s.mu.Unlock()
+	return mapSlice[T](s.size)
+}
+
+func (s *slabs[T]) put(p []T) {
+	s.mu.Lock()
+	s.free = append(s.free, p)
+	s.mu.Unlock()
+}
+
+// drain unmaps the pieces at rest.
+func (s *slabs[T]) drain() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.free {
+		unmapSlice(p)
+	}
+	s.free = nil
+}

@@ -1,0 +1,358 @@
+package engine
+
+import (
+	"fmt"
+)
+
+// D: the journal, piece by piece from the root's tail on, until the chain ends.
+func (r *recovery) replay() error {
+	j := journalReader{io: r.io, pool: r.p.sb.pool, zone: r.p.sb.zones.journal, size: r.p.sb.zones.journalLen, buf: r.scratch}
+	pos := r.root.tail
+	for {
+		records, next, found, err := j.read(pos)
+		if err != nil {
+			return err
+		}
+		if !found {
+			break
+		}
+		at := j.zone + placePiece(pos.block, 1, j.size)%j.size
+		if err := r.replayPiece(records); err != nil {
+			return r.corrupt(at, "journal", fmt.Sprintf("piece %d", pos.seq), err)
+		}
+		pos = next
+	}
+	r.end = pos
+	lost, err := j.brokenAt(pos, r.root.tail)
+	if err != nil {
+		return err
+	}
+	if lost {
+		return r.corrupt(j.zone+pos.block%j.size, "journal",
+			fmt.Sprintf("piece %d is damaged: a later piece says that it had been flushed", pos.seq), nil)
+	}
+	return nil
+}
+
+// journalReader follows the chain of pieces.
+type journalReader struct {
+	io   *controlIO
+	pool UUID
+	zone uint64
+	size uint64
+	buf  []byte
+}
+
+// read returns the records of the piece at pos, which stay valid until the next call, and the position after
+// it. It is where pos says, or, if it would not have fitted there, at the start of the next lap.
+func (j *journalReader) read(pos journalPos) (records []byte, next journalPos, found bool, err error) {
+	at := pos.block
+	for {
+		if at%j.size < j.size {
+			p, rec, ok, err := j.at(at, pos)
+			if err != nil || ok {
+				return rec, journalPos{block: at + p.blocks(), seq: pos.seq + 1, prev: p.sum}, ok, err
+			}
+		}
+		if at%j.size == 0 || at != pos.block {
+			return nil, pos, false, nil
+		}
+		at += j.size - at%j.size
+	}
+}
+
+// at looks for piece pos.seq at a block: itself, or, if its first copy is damaged, its twin.
+func (j *journalReader) at(block uint64, pos journalPos) (p piece, records []byte, ok bool, err error) {
+	start := block % j.size
+	n := min(pieceMaxBlocks, j.size-start)
+	buf := j.buf[:n*BlockSize]
+	if err := j.io.read(0, j.zone+start, buf); err != nil {
+		return p, nil, false, err
+	}
+	if p, records, ok = j.parse(buf, pos); ok {
+		return p, records, true, nil
+	}
+	if n > 1 {
+		if p, records, ok = j.parse(buf[BlockSize:2*BlockSize], pos); ok && p.flags&pieceTwin != 0 {
+			return p, records, true, nil
+		}
+	}
+	return p, nil, false, nil
+}
+
+func (j *journalReader) parse(buf []byte, pos journalPos) (p piece, records []byte, ok bool) {
+	p, ok = openPiece(buf, j.pool)
+	if !ok || p.seq != pos.seq || p.prev != pos.prev || int(pieceHeader+p.length) > len(buf) || pieceSum(buf, p.length) != p.sum {
+		return p, nil, false
+	}
+	return p, buf[pieceHeader : pieceHeader+p.length], true
+}
+
+// brokenAt tells a damaged journal from one that ends at pos: it looks for a piece after pos that says that the piece at pos had been
+// flushed. Pieces behind a torn end cannot say so.
+func (j *journalReader) brokenAt(pos, tail journalPos) (bool, error) {
+	chunk := uint64(len(j.buf) / BlockSize)
+	for at := uint64(0); at < j.size; at += chunk {
+		n := min(chunk, j.size-at)
+		if err := j.io.read(0, j.zone+at, j.buf[:n*BlockSize]); err != nil {
+			return false, err
+		}
+		for i := range n {
+			p, ok := openPiece(j.buf[i*BlockSize:n*BlockSize], j.pool)
+			if !ok || p.seq <= pos.seq || p.durable < pos.seq {
+				continue
+			}
+			if whole := int(bytesToBlocks(uint64(pieceHeader+p.length))) * BlockSize; int(i)*BlockSize+whole > int(n)*BlockSize {
+				if ok, err := j.wholeAt(at+i, p); err != nil || ok {
+					return ok, err
+				}
+				if err := j.io.read(0, j.zone+at, j.buf[:n*BlockSize]); err != nil {
+					return false, err
+				}
+				continue
+			}
+			if pieceSum(j.buf[i*BlockSize:], p.length) == p.sum {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
+// wholeAt checks a piece that did not fit into what was read.
+func (j *journalReader) wholeAt(start uint64, p piece) (bool, error) {
+	n := bytesToBlocks(uint64(pieceHeader + p.length))
+	if start+n > j.size {
+		return false, nil
+	}
+	buf := j.buf[:n*BlockSize]
+	if err := j.io.read(0, j.zone+start, buf); err != nil {
+		return false, err
+	}
+	return pieceSum(buf, p.length) == p.sum, nil
+}
+
+func (r *recovery) replayPiece(records []byte) error {
+	d := &decoder{b: records}
+	for d.off < len(d.b) {
+		rec, err := decodeRecord(d)
+		if err != nil {
+			return err
+		}
+		if err := r.replayRecord(&rec); err != nil {
+			return fmt.Errorf("%v of group %d, CG %d: %w", rec.kind, rec.group, rec.cg, err)
+		}
+	}
+	return nil
+}
+
+func (r *recovery) replayRecord(rec *record) error {
+	switch rec.kind {
+	case recRetired:
+		r.retired(prange{rec.first, rec.blocks})
+		return nil
+	case recGroup:
+		if r.groups[rec.group] == nil {
+			r.groups[rec.group] = r.p.addGroup(rec.group, rec.name)
+			r.p.nextGroup = max(r.p.nextGroup, rec.group)
+		}
+		return nil
+	}
+	g := r.groups[rec.group]
+	if g == nil {
+		return fmt.Errorf("%w group", ErrUnknown)
+	}
+	switch rec.kind {
+	case recVolume:
+		r.p.nextVolume = max(r.p.nextVolume, rec.volume)
+		if r.volumes[rec.volume] != nil {
+			return nil
+		}
+		return r.addVolume(rec.group, rec.volume, rec.name, rec.size)
+	case recVolumeDelete:
+		r.deleteVolume(rec.volume)
+		return nil
+	}
+	if rec.cg != 0 && rec.cg <= g.folded && rec.kind != recReverted {
+		return nil // in the table pages already
+	}
+	return r.replayCG(g, rec)
+}
+
+// replayCG follows the life of a CG. What it does to the state is what the control loop did.
+func (r *recovery) replayCG(g *Group, rec *record) error {
+	key := buildKey{rec.group, rec.cg}
+	switch rec.kind {
+	case recBegin:
+		r.dropBuilding(key)
+		r.building[key] = &building{live: &liveCG{cg: rec.cg, start: r.root.tail}}
+		return nil
+	case recPart, recZeroes:
+		return r.replayPart(r.building[key], rec)
+	case recComplete:
+		b := r.building[key]
+		if b == nil {
+			return nil // begun before the tail, and discarded since: see replayPart
+		}
+		if b.entries != rec.entries {
+			return fmt.Errorf("%d entries expected, %d found", rec.entries, b.entries)
+		}
+		delete(r.building, key)
+		g.live = append(g.live, b.live)
+	case recFinal:
+		if len(g.live) == 0 || g.live[0].cg != rec.cg {
+			return fmt.Errorf("its tables are missing")
+		}
+		if err := foldNow(g.live[0]); err != nil {
+			return err
+		}
+		g.live, g.folded = g.live[1:], rec.cg
+	case recReverted:
+		if rec.through > 0 {
+			r.discard(g, rec.through)
+		}
+	}
+	g.state.apply(rec)
+	return nil
+}
+
+// replayPart puts entries into the table of their volume. A part of a volume that was deleted
+// before the checkpoint began only counts. A part without BEGIN is of a CG that was discarded before the
+// checkpoint began: the tail stands before BEGIN of every CG that mattered then.
+func (r *recovery) replayPart(b *building, rec *record) error {
+	if b == nil {
+		return nil
+	}
+	v := r.volumes[rec.volume]
+	var t *cgTable
+	if v != nil {
+		var err error
+		if t, err = b.table(v, rec.cg, r.p.memory); err != nil {
+			return err
+		}
+	}
+	if rec.kind == recZeroes {
+		for i := range len(rec.body) / rangeSize {
+			x := rangeAt(rec.body, i)
+			b.entries++
+			if t == nil {
+				continue
+			}
+			if err := v.checkRange(x.first, x.n); err != nil {
+				return err
+			}
+			t.zeroed = addRange(t.zeroed, x)
+		}
+		return nil
+	}
+	for i := range len(rec.body) / partEntrySize {
+		rel, e, _ := partEntryAt(rec.body, i)
+		b.entries++
+		if t == nil {
+			continue
+		}
+		if err := v.checkRange(rec.base+VBlock(rel), 1); err != nil {
+			return err
+		}
+		if _, _, err := t.put(rec.base+VBlock(rel), e.block, e.sum); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *building) table(v *Volume, cg uint64, mem *tableMemory) (*cgTable, error) {
+	for _, t := range b.live.tables {
+		if t.vol == v {
+			return t, nil
+		}
+	}
+	t, err := newCGTable(v, cg, mem)
+	if err == nil {
+		b.live.tables = append(b.live.tables, t)
+	}
+	return t, err
+}
+
+func (r *recovery) dropBuilding(key buildKey) {
+	if b := r.building[key]; b != nil {
+		for _, t := range b.live.tables {
+			t.free()
+		}
+		delete(r.building, key)
+	}
+}
+
+// discard drops CGs that are held and not final: those that are final were folded when FINAL was replayed.
+func (r *recovery) discard(g *Group, through uint64) {
+	keep := g.live[:0:0]
+	for _, l := range g.live {
+		if l.cg > through {
+			keep = append(keep, l)
+			continue
+		}
+		for _, t := range l.tables {
+			t.free()
+		}
+	}
+	g.live = keep
+	for key := range r.building {
+		if key.group == g.id && key.cg <= through {
+			r.dropBuilding(key)
+		}
+	}
+}
+
+func (r *recovery) retired(x prange) {
+	for _, y := range r.p.retired {
+		if x == y {
+			return
+		}
+	}
+	r.p.retired = append(r.p.retired, x)
+}
+
+func (r *recovery) deleteVolume(id uint32) {
+	v := r.volumes[id]
+	if v == nil {
+		return
+	}
+	delete(r.volumes, id)
+	p := r.p
+	v.group.volumes[v.slot] = nil
+	p.mu.Lock()
+	delete(p.vols, volumeKey{v.group.name, v.name})
+	p.mu.Unlock()
+	view := v.group.final.Load().withVolume(v.slot, nil)
+	v.group.final.Store(view)
+	v.group.linked.Store(view)
+	p.ctl.ckpt.drop(v)
+	v.table.close()
+}
+
+// foldNow puts a CG into the pointer tables while a pool opens: nothing reads, and nothing is released
+// because the bitmap is derived afterwards.
+func foldNow(l *liveCG) error {
+	for _, t := range l.tables {
+		base := t.vol.table
+		for _, x := range t.zeroed {
+			for b := x.first; b < x.end(); b++ {
+				if next := base.skipUnused(b); next != b {
+					b = min(next, x.end()) - 1
+					continue
+				}
+				base.set(b, 0)
+			}
+		}
+		keys, err := t.sorted()
+		if err != nil {
+			return err
+		}
+		for _, k := range keys {
+			base.set(VBlock(k>>posBits), t.at(uint32(k&posMask)-1).entry())
+		}
+		unmapSlice(keys)
+		t.free()
+	}
+	return nil
+}

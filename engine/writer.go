@@ -1,0 +1,593 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/farside-storage/farside/alloc"
+	"github.com/farside-storage/farside/ring"
+)
+
+// Writer takes updates in. It belongs to one goroutine, the one that called [Pool.NewWriter], which is locked to its thread
+// until Close; it shares nothing with other writers: it has a ring, a set of buffers,
+// an extent that it fills, and the CG pointer tables of the volumes bound to it.
+//
+// Per update: receive the payload into [Writer.Space], call [Writer.Put]. At the end of a CG call
+// [Writer.Seal] for each volume.
+//
+// Blocks go to the device in the order of their arrival, front to back through the extent, so that hundreds of random
+// 4 KiB updates leave as one sequential write. Nothing here allocates once the buffers and tables have grown to
+// the size of a CG.
+type Writer struct {
+	pool    *Pool
+	queue   ring.Queue
+	arena   *ring.Arena
+	buffers []writeBuffer
+	free    []*writeBuffer
+	current *writeBuffer
+	flights []writeFlight // by tag
+	freeTag []uint32
+	reaped  []ring.Completion
+
+	extent  alloc.Extent
+	held    bool // extent holds a reservation
+	run     PBlock
+	runLeft uint32 // free blocks at run, taken from the extent
+
+	bound []*binding
+	// dead are blocks of this CG that a later update superseded. Each goes back when the buffer that held it, and all
+	// before it, have been written.
+	dead    []deadBlock
+	serial  uint64 // of the current buffer
+	stats   WriterStats
+	reaping bool  // completions are being taken in
+	lastErr error // a write that could not be placed anywhere
+}
+
+// WriterStats counts what a writer did. Read it from the writer's goroutine.
+type WriterStats struct {
+	Blocks       uint64 // payload blocks put
+	Superseded   uint64 // of these, replaced within their CG
+	DeviceWrites uint64
+	DeviceBlocks uint64
+	Retired      uint64 // blocks given up after write errors
+}
+
+// binding is a volume bound to the writer, and the table of the CG that it receives.
+type binding struct {
+	vol   *Volume
+	table *cgTable
+	last  uint64 // newest CG sealed or received
+}
+
+// writeBuffer is a piece of the arena on its way: filled from the front, written in runs of
+// consecutive physical blocks.
+type writeBuffer struct {
+	mem     []byte
+	serial  uint64
+	used    int // blocks filled
+	written int // blocks of which the write was pushed
+	flights int
+	full    bool         // nothing more will be put
+	at      []PBlock     // where block i goes
+	owner   []bufferSlot // whose block i is
+}
+
+// bufferSlot finds a block's entry again, in case its write fails.
+type bufferSlot struct {
+	table *cgTable
+	pos   uint32
+}
+
+type writeFlight struct {
+	buf      *writeBuffer
+	from, to int // blocks of the buffer
+}
+
+type deadBlock struct {
+	block  PBlock
+	serial uint64
+}
+
+// NewWriter opens a writer for the calling goroutine. Close it on the same goroutine.
+func (p *Pool) NewWriter() (*Writer, error) {
+	n, blocks := p.opts.WriterBuffers, p.opts.WriterBufferBlocks
+	arena, err := ring.NewArena(n * blocks * BlockSize)
+	if err != nil {
+		return nil, err
+	}
+	depth := 2 * n
+	queue, err := p.devices.NewQueue(ring.QueueOptions{Depth: depth, Arenas: []*ring.Arena{arena}})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open a writer: %w", err), arena.Close())
+	}
+	w := &Writer{pool: p, queue: queue, arena: arena, buffers: make([]writeBuffer, n),
+		flights: make([]writeFlight, depth), reaped: make([]ring.Completion, depth)}
+	for i := range w.buffers {
+		b := &w.buffers[i]
+		b.mem = arena.Bytes()[i*blocks*BlockSize : (i+1)*blocks*BlockSize]
+		b.at, b.owner = make([]PBlock, blocks), make([]bufferSlot, blocks)
+		w.free = append(w.free, b)
+	}
+	for i := range depth {
+		w.freeTag = append(w.freeTag, uint32(i))
+	}
+	p.writers.Add(1)
+	return w, nil
+}
+
+// Bind makes the writer the one that takes updates of vol. What an earlier writer had received of it,
+// and no CG has been completed with, is forgotten: the primary sends it again.
+func (w *Writer) Bind(vol *Volume) error {
+	if !vol.writer.CompareAndSwap(nil, w) {
+		return fmt.Errorf("volume %s: %w: another writer has it", vol.name, ErrState)
+	}
+	var newest uint64
+	err := w.pool.callWait(func(reply func(error)) {
+		vol.group.unseal(vol)
+		newest = max(vol.group.state.complete, vol.group.state.through)
+		reply(w.pool.failed())
+	})
+	if err != nil {
+		vol.writer.Store(nil)
+		return err
+	}
+	w.bound = append(w.bound, &binding{vol: vol, last: newest})
+	return nil
+}
+
+// Unbind ends the binding; what was received and not sealed is forgotten.
+func (w *Writer) Unbind(vol *Volume) error {
+	for i, b := range w.bound {
+		if b.vol == vol {
+			err := w.forget(b)
+			w.bound = append(w.bound[:i], w.bound[i+1:]...)
+			vol.writer.Store(nil)
+			return err
+		}
+	}
+	return fmt.Errorf("volume %s: %w: not bound to this writer", vol.name, ErrState)
+}
+
+// forget releases what the binding has received of its CG.
+func (w *Writer) forget(b *binding) error {
+	if b.table == nil {
+		return nil
+	}
+	if err := w.drain(); err != nil {
+		return err
+	}
+	w.pool.releaseTables([]*cgTable{b.table})
+	b.table = nil
+	return nil
+}
+
+// Space returns memory for the payload of 1 to n blocks: aligned, registered with the kernel, in place for the
+// device. It waits while all buffers are being written. Receive into it, then Put; a second Space without Put
+// returns the same memory. ErrPoolFull: see [Pool.WaitSpace].
+func (w *Writer) Space(n int) ([]byte, error) {
+	if w.lastErr != nil {
+		return nil, w.lastErr
+	}
+	for w.current == nil {
+		if err := w.nextBuffer(); err != nil {
+			return nil, err
+		}
+	}
+	if w.runLeft == 0 {
+		if err := w.refill(); err != nil {
+			return nil, err
+		}
+	}
+	b := w.current
+	room := min(n, len(b.at)-b.used, int(w.runLeft)+int(w.extent.Free()))
+	return b.mem[b.used*BlockSize : (b.used+room)*BlockSize], nil
+}
+
+// nextBuffer makes a free buffer the current one.
+func (w *Writer) nextBuffer() error {
+	if err := w.reap(0); err != nil {
+		return err
+	}
+	for len(w.free) == 0 {
+		if err := w.reap(1); err != nil {
+			return err
+		}
+	}
+	b := w.free[len(w.free)-1]
+	w.free = w.free[:len(w.free)-1]
+	w.serial++
+	b.serial, b.used, b.written, b.full = w.serial, 0, 0, false
+	w.current = b
+	return nil
+}
+
+// refill takes the next run of free blocks from the extent, or from a new one.
+func (w *Writer) refill() error {
+	for {
+		if w.held {
+			first, n := w.extent.Take(uint32(w.pool.opts.WriterBufferBlocks))
+			if n > 0 {
+				w.run, w.runLeft = PBlock(first), n
+				return nil
+			}
+			w.pool.alloc.Return(&w.extent)
+			w.held = false
+		}
+		switch err := w.pool.alloc.Reserve(&w.extent); {
+		case errors.Is(err, alloc.ErrFull):
+			// What is superseded and written may be all that is missing.
+			if err := w.reclaim(); err != nil {
+				return err
+			}
+			if w.pool.alloc.Reserve(&w.extent) != nil {
+				return ErrPoolFull
+			}
+		case err != nil:
+			return err
+		}
+		w.held = true
+	}
+}
+
+// reclaim writes out what is pending and gives superseded blocks back.
+func (w *Writer) reclaim() error {
+	if len(w.dead) == 0 || w.reaping {
+		return nil
+	}
+	return w.drain()
+}
+
+func (w *Writer) binding(vol *Volume) (*binding, error) {
+	for _, b := range w.bound {
+		if b.vol == vol {
+			return b, nil
+		}
+	}
+	return nil, fmt.Errorf("volume %s: %w: not bound to this writer", vol.name, ErrState)
+}
+
+// open returns the binding ready for updates of CG cg. ErrDropped: that CG was discarded.
+func (w *Writer) open(vol *Volume, cg uint64) (*binding, error) {
+	b, err := w.binding(vol)
+	if err != nil {
+		return nil, err
+	}
+	if b.table != nil && b.table.cg == cg && cg > vol.group.discarded.Load() {
+		return b, nil
+	}
+	return b, w.begin(b, cg)
+}
+
+// begin starts the table of a CG.
+func (w *Writer) begin(b *binding, cg uint64) error {
+	g := b.vol.group
+	discarded := g.discarded.Load()
+	if b.table != nil && b.table.cg <= discarded {
+		if err := w.forget(b); err != nil {
+			return err
+		}
+	}
+	switch {
+	case cg <= discarded:
+		return ErrDropped
+	case b.table != nil:
+		return fmt.Errorf("volume %s: %w: update of CG %d while CG %d is not sealed", b.vol.name, ErrState, cg, b.table.cg)
+	case cg <= b.last:
+		return fmt.Errorf("volume %s: %w: update of CG %d after CG %d", b.vol.name, ErrState, cg, b.last)
+	}
+	t, err := newCGTable(b.vol, cg, w.pool.memory)
+	if err != nil {
+		return err
+	}
+	b.table = t
+	for r := g.receiving.Load(); r < cg && !g.receiving.CompareAndSwap(r, cg); r = g.receiving.Load() {
+	}
+	return nil
+}
+
+// Put records that len(sums) blocks of vol from block first on have, as of CG cg, the contents that
+// stand at the front of what Space returned. Each block's XXH64 must be the one in sums; if not, nothing
+// is recorded and the error is a [ChecksumError]. ErrDropped: the CG was discarded, the update is ignored.
+func (w *Writer) Put(vol *Volume, cg uint64, first VBlock, sums []uint64) error {
+	b, err := w.open(vol, cg)
+	if err != nil {
+		return err
+	}
+	if err := vol.checkRange(first, uint64(len(sums))); err != nil {
+		return err
+	}
+	buf := w.current
+	if buf == nil || len(sums) > len(buf.at)-buf.used {
+		return fmt.Errorf("volume %s: put of %d blocks: %w: more than Space gave", vol.name, len(sums), ErrState)
+	}
+	for i, want := range sums {
+		at := (buf.used + i) * BlockSize
+		if got := Sum(buf.mem[at : at+BlockSize]); got != want {
+			return &ChecksumError{Volume: vol.name, Block: first + VBlock(i), Want: want, Got: got}
+		}
+	}
+	for i, sum := range sums {
+		if err := w.place(b.table, first+VBlock(i), sum); err != nil {
+			return err
+		}
+	}
+	if buf.used == len(buf.at) {
+		w.current = nil
+		buf.full = true
+		return w.pushTail(buf)
+	}
+	return nil
+}
+
+// place gives the next block of the current buffer its physical block.
+func (w *Writer) place(t *cgTable, v VBlock, sum uint64) error {
+	buf := w.current
+	if w.runLeft == 0 {
+		if err := w.refill(); err != nil {
+			return err
+		}
+	}
+	p := w.run
+	w.run++
+	w.runLeft--
+	pos, superseded, err := t.put(v, p, sum)
+	if err != nil {
+		w.kill(p)
+		return err
+	}
+	if superseded != 0 {
+		w.stats.Superseded++
+		w.kill(superseded)
+	}
+	if buf.used > buf.written && buf.at[buf.used-1]+1 != p {
+		if err := w.pushTail(buf); err != nil {
+			return err
+		}
+	}
+	buf.at[buf.used] = p
+	buf.owner[buf.used] = bufferSlot{t, pos}
+	buf.used++
+	w.stats.Blocks++
+	return nil
+}
+
+// kill gives a block back once all that was put so far is written.
+func (w *Writer) kill(p PBlock) { w.dead = append(w.dead, deadBlock{p, w.serial}) }
+
+// Zero records that n blocks of vol from first on read as zeros as of CG cg. No data is written.
+func (w *Writer) Zero(vol *Volume, cg uint64, first VBlock, n uint64) error {
+	b, err := w.open(vol, cg)
+	if err != nil {
+		return err
+	}
+	if err := vol.checkRange(first, n); err != nil {
+		return err
+	}
+	return b.table.zero(vrange{first, n}, w.kill)
+}
+
+// Kick starts the write of what has been put, although its buffer is not full. Call it when the source has
+// nothing more for now.
+func (w *Writer) Kick() error {
+	if w.current != nil {
+		if err := w.pushTail(w.current); err != nil {
+			return err
+		}
+	}
+	if err := w.queue.Submit(); err != nil {
+		return err
+	}
+	return w.reap(0)
+}
+
+// pushTail pushes the write of the blocks of buf that were put since the last push.
+func (w *Writer) pushTail(buf *writeBuffer) error {
+	from, to := buf.written, buf.used
+	if from == to {
+		return w.retireBuffer(buf)
+	}
+	buf.written = to
+	buf.flights++
+	for len(w.freeTag) == 0 {
+		if err := w.reap(1); err != nil {
+			return err
+		}
+	}
+	tag := w.freeTag[len(w.freeTag)-1]
+	w.freeTag = w.freeTag[:len(w.freeTag)-1]
+	w.flights[tag] = writeFlight{buf, from, to}
+	device, block := w.pool.locate(buf.at[from])
+	r := ring.Request{Op: ring.OpWrite, Device: device, Off: blocksToBytes(block),
+		Buf: buf.mem[from*BlockSize : to*BlockSize], Tag: uint64(tag)}
+	for !w.queue.Push(r) {
+		if err := w.reap(1); err != nil {
+			return err
+		}
+	}
+	w.stats.DeviceWrites++
+	w.stats.DeviceBlocks += uint64(to - from)
+	return w.queue.Submit()
+}
+
+// reap takes completions in, waiting for at least least.
+func (w *Writer) reap(least int) error {
+	n, err := w.queue.Reap(w.reaped, least)
+	if err != nil {
+		return fmt.Errorf("writer: %w", err)
+	}
+	w.reaping = true
+	defer func() { w.reaping = false }()
+	for _, c := range w.reaped[:n] {
+		f := w.flights[c.Tag]
+		w.freeTag = append(w.freeTag, uint32(c.Tag))
+		f.buf.flights--
+		if c.Err != nil {
+			if err := w.placeAgain(f, c.Err); err != nil {
+				return err
+			}
+		}
+		if err := w.retireBuffer(f.buf); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// retireBuffer makes a buffer free that is full and written.
+func (w *Writer) retireBuffer(buf *writeBuffer) error {
+	if !buf.full || buf.flights > 0 || buf.written < buf.used || buf == w.current {
+		return nil
+	}
+	buf.full = false
+	w.free = append(w.free, buf)
+	return w.releaseDead()
+}
+
+// releaseDead gives back superseded blocks that no write on its way can touch any more.
+func (w *Writer) releaseDead() error {
+	if len(w.dead) == 0 {
+		return nil
+	}
+	oldest := w.serial + 1 // serial of the oldest buffer that is not written
+	for i := range w.buffers {
+		if b := &w.buffers[i]; b.full || b == w.current {
+			oldest = min(oldest, b.serial)
+		}
+	}
+	n := 0
+	for n < len(w.dead) && w.dead[n].serial < oldest {
+		if err := w.pool.alloc.ReleaseOne(uint64(w.dead[n].block)); err != nil {
+			return err
+		}
+		n++
+	}
+	w.dead = append(w.dead[:0], w.dead[n:]...)
+	return nil
+}
+
+// placeAgain handles a failed write: the range is retired and its blocks are put elsewhere.
+func (w *Writer) placeAgain(f writeFlight, cause error) error {
+	buf := f.buf
+	w.pool.retire(prange{buf.at[f.from], uint64(f.to - f.from)}, cause)
+	w.stats.Retired += uint64(f.to - f.from)
+	for i := f.from; i < f.to; i++ {
+		bad, o := buf.at[i], buf.owner[i]
+		w.dead = deleteDead(w.dead, bad)
+		if e := o.table.at(o.pos); e.block != bad {
+			continue // superseded meanwhile
+		}
+		if w.runLeft == 0 {
+			if err := w.refill(); err != nil {
+				w.lastErr = fmt.Errorf("after a write error (%w) no other place: %w", cause, err)
+				return w.lastErr
+			}
+		}
+		p := w.run
+		w.run++
+		w.runLeft--
+		o.table.at(o.pos).block = p
+		buf.at[i] = p
+		if err := w.rewrite(buf, i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rewrite pushes one block of a buffer again, to its new place.
+func (w *Writer) rewrite(buf *writeBuffer, i int) error {
+	if len(w.freeTag) == 0 {
+		w.lastErr = fmt.Errorf("too many write errors at once: %w", ErrFailed)
+		return w.lastErr
+	}
+	tag := w.freeTag[len(w.freeTag)-1]
+	w.freeTag = w.freeTag[:len(w.freeTag)-1]
+	w.flights[tag] = writeFlight{buf, i, i + 1}
+	buf.flights++
+	device, block := w.pool.locate(buf.at[i])
+	r := ring.Request{Op: ring.OpWrite, Device: device, Off: blocksToBytes(block), Buf: buf.mem[i*BlockSize : (i+1)*BlockSize], Tag: uint64(tag)}
+	if !w.queue.Push(r) {
+		w.lastErr = fmt.Errorf("too many write errors at once: %w", ErrFailed)
+		return w.lastErr
+	}
+	return nil
+}
+
+func deleteDead(dead []deadBlock, p PBlock) []deadBlock {
+	for i, d := range dead {
+		if d.block == p {
+			return append(dead[:i], dead[i+1:]...)
+		}
+	}
+	return dead
+}
+
+// drain writes everything out and waits for it.
+func (w *Writer) drain() error {
+	if w.current != nil && w.current.used > 0 {
+		buf := w.current
+		buf.full = true
+		w.current = nil
+		if err := w.pushTail(buf); err != nil {
+			return err
+		}
+	}
+	for w.queue.InFlight() > 0 {
+		if err := w.reap(1); err != nil {
+			return err
+		}
+	}
+	return w.releaseDead()
+}
+
+// Seal ends CG cg for vols, which are bound to this writer: what was put of it is written, and handed over to be
+// completed once all other volumes of the group are sealed too. A volume
+// without updates must be sealed as well. ErrDropped: the CG was discarded.
+func (w *Writer) Seal(cg uint64, vols ...*Volume) error {
+	if err := w.drain(); err != nil {
+		return err
+	}
+	for _, vol := range vols {
+		b, err := w.binding(vol)
+		if err != nil {
+			return err
+		}
+		if b.table == nil || b.table.cg != cg || cg <= vol.group.discarded.Load() {
+			if err := w.begin(b, cg); err != nil {
+				return err
+			}
+		}
+		t := b.table
+		b.table, b.last = nil, cg
+		if !w.pool.ctl.post(func() { vol.group.seal(vol, cg, t) }) {
+			return ErrClosed
+		}
+	}
+	return nil
+}
+
+// Stats counts what the writer has done.
+func (w *Writer) Stats() WriterStats { return w.stats }
+
+// Close forgets what is not sealed, and frees the writer.
+func (w *Writer) Close() error {
+	err := w.drain()
+	for _, b := range w.bound {
+		if b.table != nil {
+			w.pool.releaseTables([]*cgTable{b.table})
+		}
+		b.vol.writer.Store(nil)
+	}
+	w.bound = nil
+	if w.held {
+		if w.runLeft > 0 {
+			err = errors.Join(err, w.pool.alloc.Release(uint64(w.run), uint64(w.runLeft)))
+		}
+		w.pool.alloc.Return(&w.extent)
+		w.held = false
+	}
+	err = errors.Join(err, w.queue.Close(), w.arena.Close())
+	w.pool.writers.Add(-1)
+	return err
+}
