@@ -42,10 +42,11 @@ type world struct {
 	acked       []int // the chain of dependent writes, in order
 	writing     *mwrite
 	nextWrite   int
-	highest     uint64 // highest CG number ever given out
-	halts       bool   // a halt is expected
-	planted     bool
-	finals      int // CGs that became final everywhere
+	highest     uint64              // highest CG number ever given out
+	pred        func() bool         // what until waits for
+	halts       bool                // a halt is expected
+	drop        func(p, s int) bool // manifests to lose
+	finals      int                 // CGs that became final everywhere
 	lastCommon  uint64
 	lastPrefix  int
 	everDecided uint64
@@ -165,9 +166,21 @@ func (w *world) crashManager(keep int, lose bool) {
 	}
 	if lose {
 		w.rec = Recovered{}
+		w.forgetHighest()
 	}
 	w.timer = time.Time{}
 	w.startManager()
+}
+
+// forgetHighest: with the log lost and nothing received anywhere, nobody knows that a number was used. That is harmless:
+// a primary that is further refuses it, and one that restarted has no stream of it.
+func (w *world) forgetHighest() {
+	for _, s := range w.sec {
+		if s.state(wire.Command{}).Receiving > 0 {
+			return
+		}
+	}
+	w.highest = 0
 }
 
 func (w *world) makeDurable(r Record) {
@@ -544,7 +557,7 @@ func (w *world) toSecondary(pi, si int) bool {
 	}
 	f := p.data[si][0]
 	p.data[si] = p.data[si][1:]
-	if f.cg <= s.through {
+	if f.cg <= s.through || f.manifest && w.drop != nil && w.drop(pi, si) {
 		return true
 	}
 	if f.cg <= s.complete {
@@ -710,27 +723,40 @@ func (w *world) crashSecondary(si int) {
 	}
 }
 
-// pump makes one fair turn: everything is delivered once, every peer is connected. It reports whether anything happened.
+// pump makes one fair turn: everything is delivered once, every peer is connected. It reports whether anything happened,
+// and stops at once where w.pred holds.
 func (w *world) pump() bool {
 	did := false
-	for _, n := range slices.Concat(w.group.Primaries, w.group.Secondaries) {
-		if !w.link[n].up {
-			w.connect(n)
-			did = true
+	for _, f := range w.turns() {
+		did = f() || did
+		if w.pred != nil && w.pred() {
+			return true
 		}
-		did = w.toPeer(n) || did
-		did = w.toManager(n) || did
+	}
+	return did
+}
+
+func (w *world) turns() []func() bool {
+	out := []func() bool{w.persistOne}
+	for _, n := range slices.Concat(w.group.Primaries, w.group.Secondaries) {
+		out = append(out,
+			func() bool {
+				up := w.link[n].up
+				w.connect(n)
+				return !up
+			},
+			func() bool { return w.toManager(n) },
+			func() bool { return w.toPeer(n) })
 	}
 	for i := range w.prim {
-		did = w.primHeld(i) || did
+		out = append(out, func() bool { return w.primHeld(i) })
 		for s := range w.sec {
 			for range 8 { // faster than writes come, or a backlog would never end
-				did = w.toSecondary(i, s) || did
+				out = append(out, func() bool { return w.toSecondary(i, s) })
 			}
 		}
 	}
-	did = w.endWrite() || did
-	return w.persistOne() || did
+	return append(out, w.endWrite)
 }
 
 // tick lets time pass until the manager's timer is due.
@@ -746,6 +772,8 @@ func (w *world) tick() {
 // until runs the world fairly until pred, with writes going on.
 func (w *world) until(what string, pred func() bool) {
 	w.t.Helper()
+	w.pred = pred
+	defer func() { w.pred = nil }()
 	for i := range 4000 {
 		if pred() {
 			return
