@@ -1,0 +1,239 @@
+package manager
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/farside-storage/farside/wire"
+)
+
+func TestSettingsSurviveJSONAndAreChecked(t *testing.T) {
+	in := DefaultSettings()
+	in.CoordinationTimeout = 75 * time.Millisecond
+	b, err := json.Marshal(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out Settings
+	if err := json.Unmarshal(b, &out); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(in, out); d != "" {
+		t.Fatal(d)
+	}
+	if err := json.Unmarshal([]byte(`{"interval":"1s"}`), &out); err == nil {
+		t.Fatal("missing settings became zero silently")
+	}
+	for name, change := range map[string]func(*Settings){
+		"interval":             func(s *Settings) { s.Interval = -1 },
+		"coordination_timeout": func(s *Settings) { s.CoordinationTimeout = 0 },
+		"drain_timeout":        func(s *Settings) { s.DrainTimeout = time.Millisecond },
+		"command_timeout":      func(s *Settings) { s.CommandTimeout = 0 },
+		"rpo_alert":            func(s *Settings) { s.RPOAlert = -1 },
+	} {
+		s := DefaultSettings()
+		change(&s)
+		if err := s.Validate(); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestPauseEndsTheRoundAndSurvivesRestart: the CG in progress becomes final, no other is begun; resume goes on.
+func TestPauseEndsTheRoundAndSurvivesRestart(t *testing.T) {
+	w := started(t, 2, 2)
+	w.until("HOLD", w.inState(StateHold))
+	n := w.core.round
+	w.step(Pause{})
+	w.until("final", func() bool { return w.sec[0].final == n && w.sec[1].final == n && w.core.State() == StateIdle })
+	for range 100 {
+		w.pump()
+		w.tick()
+	}
+	if st := w.core.Status(w.now); st.State != StateIdle || !st.Paused || st.Waiting != "paused" || *st.RecoveryPoint != n {
+		t.Fatalf("%+v", st)
+	}
+	changed := w.core.Settings()
+	changed.Interval = 33 * time.Millisecond
+	w.step(SetSettings{changed})
+	w.pump()
+	w.crashManager(len(w.persists), false)
+	w.until("recovered", w.inState(StateIdle))
+	if st := w.core.Status(w.now); !st.Paused || st.Settings.Interval != changed.Interval {
+		t.Fatalf("after restart: paused %v, interval %v", st.Paused, st.Settings.Interval)
+	}
+	w.step(Resume{})
+	w.progress()
+}
+
+// TestHoldIsRetriedWithTheSameCG: a primary that is not held in time costs one attempt; no THAW is sent for it, the CG stays open.
+func TestHoldIsRetriedWithTheSameCG(t *testing.T) {
+	w := started(t, 2, 1)
+	w.until("HOLD", w.inState(StateHold))
+	n := w.core.round
+	w.toPeer("p1")
+	w.primHeld(0)
+	w.toManager("p1")
+	w.now = w.now.Add(w.set.CoordinationTimeout)
+	w.toPeer("p2")
+	w.primHeld(1)
+	w.toManager("p2") // in time for the primary, too late for the manager, which no timer has told
+	if w.core.State() != StateIdle || w.core.open != n || w.highest != n {
+		t.Fatalf("state %v, open %d, highest number %d; want IDLE with %d", w.core.State(), w.core.open, w.highest, n)
+	}
+	st := w.core.Status(w.now)
+	if st.HoldsFailed != 1 || st.CGsFailed != 0 || !strings.Contains(st.LastFailure.Reason, "p2") {
+		t.Fatalf("holds failed %d, %+v", st.HoldsFailed, st.LastFailure)
+	}
+	w.until("final", func() bool { return w.sec[0].final == n })
+}
+
+// TestLateHeldIsNotTakenForTheNextAttempt: p2's HELD of a given-up attempt arrives when n is held again, while p2 lets writes go on.
+func TestLateHeldIsNotTakenForTheNextAttempt(t *testing.T) {
+	w := started(t, 2, 1)
+	w.until("HOLD", w.inState(StateHold))
+	w.toPeer("p2")
+	w.primHeld(1) // its HELD stays under way
+	w.now = w.now.Add(w.set.CoordinationTimeout)
+	w.step(Tick{})
+	for range 200 {
+		w.toPeer("p1")
+		w.primHeld(0)
+		w.toManager("p1")
+		w.now = w.now.Add(5 * time.Millisecond)
+		w.step(Tick{})
+		if w.core.State() != StateIdle {
+			t.Fatalf("state %v although p2 has not answered OPEN", w.core.State())
+		}
+	}
+	w.progress()
+}
+
+// TestDrainTimeoutIsLiftedAfterFiveFailures, and applied again once a CG succeeded.
+func TestDrainTimeoutIsLiftedAfterFiveFailures(t *testing.T) {
+	w := started(t, 1, 2)
+	w.drop = func(p, s int) bool { return s == 1 }
+	w.until("five failures", func() bool { return w.core.stats.failed == drainFailLimit })
+	w.until("DRAIN without a deadline", func() bool { return w.core.State() == StateDrain && w.core.deadline.IsZero() })
+	if !slices.ContainsFunc(w.core.Status(w.now).Alerts, func(a string) bool { return strings.Contains(a, "5 CGs in a row") }) {
+		t.Fatalf("alerts %v", w.core.Status(w.now).Alerts)
+	}
+	w.now = w.now.Add(time.Hour)
+	w.step(Tick{})
+	if w.core.State() != StateDrain {
+		t.Fatalf("state %v after an hour without drain timeout", w.core.State())
+	}
+	w.drop = nil
+	w.disconnect("s2", "so that the dropped manifest is sent again")
+	w.progress()
+	w.until("DRAIN with a deadline", func() bool { return w.core.State() == StateDrain && !w.core.deadline.IsZero() })
+}
+
+// TestFirstCopyHasNoDrainTimeout: neither that of the group nor that of a control added later.
+func TestFirstCopyHasNoDrainTimeout(t *testing.T) {
+	w := newWorld(t, 1, 1, fastSettings())
+	w.until("first DRAIN", w.inState(StateDrain))
+	if !w.core.deadline.IsZero() {
+		t.Fatal("the first copy has a drain timeout")
+	}
+	w.progress()
+	w.until("DRAIN", w.inState(StateDrain))
+	if w.core.deadline.IsZero() {
+		t.Fatal("a later CG has no drain timeout")
+	}
+	w.core.decided.Primaries = []string{"another"}
+	if !w.core.firstCopy() {
+		t.Fatal("a primary that had no part in the last CG brings a first copy")
+	}
+}
+
+func TestRPOAlert(t *testing.T) {
+	set := fastSettings()
+	set.RPOAlert = 5 * time.Second
+	w := newWorld(t, 1, 1, set)
+	w.progress()
+	w.disconnect("p1", "cable")
+	w.now = w.now.Add(10 * time.Second)
+	w.step(Tick{})
+	alerted := func() bool {
+		return slices.ContainsFunc(w.core.Status(w.now).Alerts, func(a string) bool { return strings.HasPrefix(a, "RPO") })
+	}
+	if !alerted() || w.audit[len(w.audit)-1].Kind != EntryAlert {
+		t.Fatal("no alert")
+	}
+	w.progress()
+	if alerted() {
+		t.Fatal("the alert stays")
+	}
+	if max := *w.core.Status(w.now).RPO.Max; max < 10000 {
+		t.Fatalf("worst RPO %v ms, was at least 10 s", max)
+	}
+}
+
+// TestUnansweredQuestionsEndTheConnection: a peer that answers pings but not commands is dialled again.
+func TestUnansweredQuestionsEndTheConnection(t *testing.T) {
+	w := started(t, 1, 1)
+	w.until("IDLE", w.inState(StateIdle))
+	w.sec[0].mute = 1000
+	inst := 0
+	w.until("reconnected", func() bool {
+		if !w.link["s1"].up {
+			inst++
+			w.sec[0].mute = 0
+		}
+		return inst > 0
+	})
+	w.progress()
+}
+
+func TestPercentiles(t *testing.T) {
+	var s samples
+	for i := range 3000 {
+		s.add(time.Duration(i) * time.Millisecond)
+	}
+	p := s.percentiles()
+	if p.Samples != sampleKeep || *p.Max != 2999 || *p.P50 != 1976+511 || *p.P99 != 2989 {
+		t.Fatalf("%d samples, p50 %v p99 %v max %v", p.Samples, *p.P50, *p.P99, *p.Max)
+	}
+	if (&samples{}).percentiles() != (Percentiles{}) {
+		t.Fatal("no sample must give unknown")
+	}
+}
+
+func TestGroupValidate(t *testing.T) {
+	for _, g := range []Group{
+		{}, {Name: "g"}, {Name: "g", Primaries: []string{"a"}}, {Name: "g", Primaries: []string{"a"}, Secondaries: []string{"a"}},
+		{Name: "g", Primaries: []string{"a", ""}, Secondaries: []string{"b"}},
+	} {
+		if g.Validate() == nil {
+			t.Errorf("%+v accepted", g)
+		}
+	}
+}
+
+// TestReq08_MessagesOfNobodyChangeNothing: strangers, other groups, other epochs and other roles are not listened to.
+func TestReq08_MessagesOfNobodyChangeNothing(t *testing.T) {
+	w := started(t, 1, 1)
+	w.untilLinkedAt(0)
+	w.link["s1"].down, w.link["s1"].upward = nil, nil
+	linked := w.core.command(w.core.round)
+	other, old, next := linked, linked, linked
+	other.Group, old.Epoch, next.CG = "h", linked.Epoch-1, linked.CG+1
+	for from, h := range map[string]wire.Command{"s1": other, "p1": linked, "x": linked} {
+		w.step(Received{from, wire.TypeLinked, h})
+	}
+	w.step(Received{"s1", wire.TypeLinked, old})
+	w.step(Received{"s1", wire.TypeLinked, next})
+	if w.core.State() != StateLink {
+		t.Fatalf("state %v", w.core.State())
+	}
+	w.step(Received{"s1", wire.TypeLinked, linked})
+	if w.core.State() != StateDecided {
+		t.Fatalf("state %v", w.core.State())
+	}
+}
