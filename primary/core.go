@@ -1,0 +1,350 @@
+package primary
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+	"unsafe"
+
+	"github.com/farside-storage/farside/ring"
+	"github.com/farside-storage/farside/wire"
+)
+
+// GroupSpec describes the part of a consistency group that lives on this node.
+type GroupSpec struct {
+	Name    string
+	Volumes []VolumeSpec
+}
+
+// VolumeSpec describes one volume.
+type VolumeSpec struct {
+	Name string
+	Size uint64 // bytes, a multiple of BlockSize
+	// Secondaries names the secondary controls that hold a copy of the volume.
+	Secondaries []string
+}
+
+// CoreOptions tunes a Core. The zero value is useful.
+type CoreOptions struct {
+	// QueueBytes bounds the payload queued for one connection, unacknowledged payload included;
+	// 0 means 64 MiB. Beyond it the control records changes.
+	QueueBytes int64
+	// CatchupReads is the largest number of catch-up reads in flight for one connection; 0 means
+	// 4. While hosts write and the CG is still open it is 1: host I/O goes first.
+	CatchupReads int
+	// IntentRegion is the granularity of the write-intent log in bytes, a power of two, at least 64
+	// KiB; 0 means 1 MiB: one region is then one catch-up read, so that a finer grain would
+	// save little reading after a crash, and a 4 TiB volume costs 512 KiB of log.
+	IntentRegion uint64
+	// IntentLinger is how long a region stays marked at least after its last write; 0 means
+	// 30 s. It keeps a region that is written all the time from being marked and cleared for
+	// every CG, each time with a synchronous write of the log.
+	IntentLinger time.Duration
+	// Alloc makes memory for a read or a read-modify-write: n bytes (a multiple of BlockSize, at most
+	// a host request rounded up), aligned to 4096, with one reference. Nil means Go's heap.
+	Alloc func(n int) Payload
+}
+
+func (o CoreOptions) withDefaults() CoreOptions {
+	if o.QueueBytes == 0 {
+		o.QueueBytes = 64 << 20
+	}
+	if o.CatchupReads == 0 {
+		o.CatchupReads = 4
+	}
+	if o.IntentRegion == 0 {
+		o.IntentRegion = 1 << 20
+	}
+	if o.IntentLinger == 0 {
+		o.IntentLinger = 30 * time.Second
+	}
+	if o.Alloc == nil {
+		o.Alloc = allocHeap
+	}
+	return o
+}
+
+func (o CoreOptions) validate() error {
+	switch {
+	case o.QueueBytes < 64<<10:
+		return fmt.Errorf("queue of %d bytes: want at least 65536", o.QueueBytes)
+	case o.CatchupReads < 1:
+		return fmt.Errorf("%d catch-up reads: want at least 1", o.CatchupReads)
+	case o.IntentRegion < 64<<10 || o.IntentRegion&(o.IntentRegion-1) != 0:
+		return fmt.Errorf("intent region of %d bytes: want a power of two, at least 65536", o.IntentRegion)
+	case o.IntentLinger < 0:
+		return errors.New("intent linger is negative")
+	}
+	return nil
+}
+
+// Actions is what a Core wants done. The driver performs it outside of any lock, in any order.
+type Actions struct {
+	// Device I/O to begin; each ends by Core.DeviceDone. Requests are given in an order that need
+	// not be kept: what depends on an earlier one is not asked for before that ended.
+	Device []*DeviceIO
+	// Done are host requests that have ended, in IO.Err their outcome. The core no longer uses them.
+	Done []*IO
+	// Ready are connections whose sender slept (TakeFrame gave nil) and has work now.
+	Ready []int
+	// Manager are answers and reports for managers.
+	Manager []ManagerMessage
+	// Intent, if not nil, is to be written to the write-intent log, then made durable, then
+	// reported by Core.IntentDone. There is one at a time.
+	Intent *IntentWrite
+	// Notices are for the operator's log.
+	Notices []Notice
+}
+
+// ManagerMessage is a message for the manager of a session (the number that was given to Core.Manage).
+type ManagerMessage struct {
+	Session int
+	Message wire.Message
+}
+
+// Notice is a line for the operator's log.
+type Notice struct {
+	Level slog.Level
+	Text  string
+	Args  []any // as slog wants them
+}
+
+func (a *Actions) reset() {
+	clear(a.Device)
+	clear(a.Done)
+	clear(a.Manager)
+	*a = Actions{Device: a.Device[:0], Done: a.Done[:0], Ready: a.Ready[:0], Manager: a.Manager[:0], Notices: a.Notices[:0]}
+}
+
+// volume is one volume of a group.
+type volume struct {
+	index    int
+	spec     VolumeSpec
+	blocks   uint64
+	group    *group
+	replicas []*replica
+	locks    rangeLocks
+	// gens holds what each CG after the last final one may have changed, ascending; the last
+	// one is the open CG's (number 0: before a manager said which CG is open).
+	gens    []generation
+	writing int // host writes that were admitted and have not ended
+	intent  volumeIntent
+	// retryAt: a catch-up read failed; none is tried before.
+	retryAt time.Duration
+	lastErr string
+}
+
+type generation struct {
+	cg      uint64
+	changed *bitmap
+}
+
+func (v *volume) changed() *bitmap { return v.gens[len(v.gens)-1].changed }
+
+// replica is the copy of a volume on one secondary.
+type replica struct {
+	volume *volume
+	conn   *conn
+	handle uint32  // position in Attach
+	open   *bitmap // catch-up bits of the open CG
+	cut    *bitmap // catch-up bits of the CG that is cut and not drained
+	cursor uint64  // where the search for catch-up bits goes on
+	synced bool    // the secondary once had the whole volume, in a final CG
+	fullCG uint64  // not synced: the CG that has every block, 0 none
+}
+
+// bits gives the catch-up bits for a lane of the replica's connection.
+func (r *replica) bits(l *lane) *bitmap {
+	if l == r.conn.cut {
+		return r.cut
+	}
+	return r.open
+}
+
+// Core is the primary control without I/O. Its methods are called by one goroutine at a time;
+// none blocks. Time is what the driver last gave to Tick.
+type Core struct {
+	opt     CoreOptions
+	now     time.Duration
+	groups  []*group
+	byName  map[string]*group
+	volumes []*volume
+	conns   []*conn
+	intent  *intentState
+	out     Actions
+
+	chunks  chunkPool
+	payload sharedPool
+	frames  []*Frame
+	reads   []*IO // unused catch-up requests
+}
+
+// NewCore makes a core. prior is what the write-intent log of an earlier run says (see LoadIntent);
+// without a usable one every volume is copied as a whole.
+func NewCore(opt CoreOptions, specs []GroupSpec, prior *IntentLog) (*Core, error) {
+	c := &Core{opt: opt.withDefaults(), byName: map[string]*group{}}
+	if err := c.opt.validate(); err != nil {
+		return nil, err
+	}
+	for _, s := range specs {
+		if err := c.addGroup(s); err != nil {
+			return nil, err
+		}
+	}
+	c.restoreIntent(prior)
+	return c, nil
+}
+
+func (c *Core) addGroup(s GroupSpec) error {
+	if s.Name == "" || c.byName[s.Name] != nil {
+		return fmt.Errorf("group %q: name is empty or used twice", s.Name)
+	}
+	g := &group{index: len(c.groups), name: s.Name}
+	c.groups = append(c.groups, g)
+	c.byName[s.Name] = g
+	for _, vs := range s.Volumes {
+		if err := c.addVolume(g, vs); err != nil {
+			return fmt.Errorf("group %q: %w", s.Name, err)
+		}
+	}
+	return nil
+}
+
+func (c *Core) addVolume(g *group, s VolumeSpec) error {
+	for _, v := range g.volumes {
+		if v.spec.Name == s.Name {
+			return fmt.Errorf("volume %q is listed twice", s.Name)
+		}
+	}
+	if s.Name == "" || s.Size == 0 || s.Size%BlockSize != 0 {
+		return fmt.Errorf("volume %q of %d bytes: want a name and a size that is a multiple of %d", s.Name, s.Size, BlockSize)
+	}
+	v := &volume{index: len(c.volumes), spec: s, blocks: s.Size / BlockSize, group: g}
+	v.gens = []generation{{0, newBitmap(v.blocks, &c.chunks)}}
+	c.volumes = append(c.volumes, v)
+	g.volumes = append(g.volumes, v)
+	for _, name := range s.Secondaries {
+		cn := c.connFor(g, name)
+		r := &replica{volume: v, conn: cn, handle: uint32(len(cn.replicas)),
+			open: newBitmap(v.blocks, &c.chunks), cut: newBitmap(v.blocks, &c.chunks)}
+		for _, other := range v.replicas {
+			if other.conn == cn {
+				return fmt.Errorf("volume %q: secondary %q is listed twice", s.Name, name)
+			}
+		}
+		v.replicas = append(v.replicas, r)
+		cn.replicas = append(cn.replicas, r)
+	}
+	return nil
+}
+
+func (c *Core) connFor(g *group, secondary string) *conn {
+	for _, cn := range g.conns {
+		if cn.secondary == secondary {
+			return cn
+		}
+	}
+	cn := &conn{index: len(c.conns), group: g, secondary: secondary}
+	c.conns = append(c.conns, cn)
+	g.conns = append(g.conns, cn)
+	return cn
+}
+
+// Volume finds a volume's index.
+func (c *Core) Volume(group, name string) (int, bool) {
+	if g := c.byName[group]; g != nil {
+		for _, v := range g.volumes {
+			if v.spec.Name == name {
+				return v.index, true
+			}
+		}
+	}
+	return 0, false
+}
+
+// Connections lists which (group, secondary) each connection index stands for.
+func (c *Core) Connections() []ConnSpec {
+	specs := make([]ConnSpec, len(c.conns))
+	for i, cn := range c.conns {
+		specs[i] = ConnSpec{Group: cn.group.name, Secondary: cn.secondary}
+	}
+	return specs
+}
+
+// ConnSpec says what a connection is for.
+type ConnSpec struct{ Group, Secondary string }
+
+// Take moves the actions that have gathered into dst, whose slices it reuses.
+func (c *Core) Take(dst *Actions) {
+	dst.reset()
+	c.out.Intent = c.intent.nextWrite(c)
+	*dst, c.out = c.out, *dst
+}
+
+// Tick tells the time and does what is due.
+func (c *Core) Tick(now time.Duration) {
+	c.now = now
+	for _, g := range c.groups {
+		if g.hold != holdNone && now >= g.holdDeadline {
+			c.expireHold(g)
+		}
+		for _, v := range g.volumes {
+			if v.retryAt != 0 && now >= v.retryAt {
+				v.retryAt = 0
+				c.kickVolume(v)
+			}
+		}
+	}
+	c.intent.tick(c)
+}
+
+// Deadline is when Tick must be called at the latest.
+func (c *Core) Deadline() (time.Duration, bool) {
+	next, ok := c.intent.rotateAt, true
+	for _, g := range c.groups {
+		if g.hold != holdNone && g.holdDeadline < next {
+			next = g.holdDeadline
+		}
+		for _, v := range g.volumes {
+			if v.retryAt != 0 && v.retryAt < next {
+				next = v.retryAt
+			}
+		}
+	}
+	return next, ok
+}
+
+func (c *Core) notice(level slog.Level, text string, args ...any) {
+	c.out.Notices = append(c.out.Notices, Notice{level, text, args})
+}
+
+// DeviceIO is one request to the local device of a volume: Request.Device is the volume's index.
+// The driver sets Err and calls Core.DeviceDone.
+type DeviceIO struct {
+	ring.Call
+	io *IO
+}
+
+// Inspect looks for zeros in what a catch-up read has brought. The driver may call it after the device
+// has finished and before DeviceDone, outside of the lock that guards the core, to keep this work
+// out of it.
+func (d *DeviceIO) Inspect() {
+	if io := d.io; io.Op == opCatchup && d.Err == nil && !io.inspected {
+		io.zero, io.inspected = zeroBlocks(d.Buf), true
+	}
+}
+
+// heapPayload is memory that the collector frees.
+type heapPayload struct{ b []byte }
+
+// allocHeap cuts an aligned piece out of a larger one.
+func allocHeap(n int) Payload {
+	b := make([]byte, n+BlockSize)
+	skip := -int(uintptr(unsafe.Pointer(&b[0]))) & (BlockSize - 1)
+	return &heapPayload{b[skip : skip+n : skip+n]}
+}
+
+func (p *heapPayload) Bytes() []byte { return p.b }
+func (*heapPayload) Retain()         {}
+func (*heapPayload) Release()        {}

@@ -1,0 +1,139 @@
+package primary
+
+import (
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+const testBlocks = 400
+
+func testSpec() []GroupSpec {
+	return []GroupSpec{{Name: "g", Volumes: []VolumeSpec{
+		{Name: "a", Size: testBlocks * BlockSize, Secondaries: []string{"s1", "s2"}},
+		{Name: "b", Size: testBlocks * BlockSize, Secondaries: []string{"s2"}},
+	}}}
+}
+
+func testOptions() CoreOptions {
+	return CoreOptions{QueueBytes: 128 << 10, CatchupReads: 2, IntentRegion: 64 << 10, IntentLinger: 20 * time.Millisecond}
+}
+
+// TestCoreModel lets everything happen in any order, and checks at every completed manifest that the
+// copy equals the primary at that cut, byte for byte; at the end, that things go on once nothing fails.
+func TestCoreModel(t *testing.T) {
+	verified := 0
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld(t, testOptions(), testSpec())
+		w.openCG(1)
+		t.Repeat(modelActions(t, w))
+		for _, p := range w.peers {
+			if p.up {
+				p.drop(nil)
+			}
+			p.connect()
+		}
+		w.tick(2 * time.Second) // whatever was to be tried again
+		w.settle()
+		w.abandon()
+		w.round()
+		w.write(0, 0, 8192)
+		w.round()
+		if w.hosts != 0 {
+			t.Fatalf("%d host requests never ended", w.hosts)
+		}
+		verified += w.verified
+	})
+	t.Logf("%d images compared", verified)
+}
+
+func modelActions(t *rapid.T, w *world) map[string]func(*rapid.T) {
+	peerOf := func(t *rapid.T) *peer { return w.peers[rapid.IntRange(0, len(w.peers)-1).Draw(t, "peer")] }
+	rangeOf := func(t *rapid.T) (v int, off, n uint64) {
+		v = rapid.IntRange(0, len(w.images)-1).Draw(t, "volume")
+		units, unit := uint64(testBlocks), uint64(BlockSize)
+		if rapid.IntRange(0, 3).Draw(t, "aligned") == 0 {
+			units, unit = units*8, 512
+		}
+		off = rapid.Uint64Range(0, units-1).Draw(t, "off")
+		n = rapid.Uint64Range(1, min(units-off, 40)).Draw(t, "len")
+		return v, off * unit, n * unit
+	}
+	finish := func(t *rapid.T) {
+		for n := rapid.IntRange(1, 8).Draw(t, "n"); n > 0 && len(w.flight) > 0; n-- {
+			w.finish(rapid.IntRange(0, len(w.flight)-1).Draw(t, "io"), nil)
+		}
+		if w.intent != nil {
+			w.finishIntent(nil)
+		}
+	}
+	network := func(t *rapid.T) {
+		p := peerOf(t)
+		for n := rapid.IntRange(1, 20).Draw(t, "n"); n > 0 && p.up; n-- {
+			switch rapid.IntRange(0, 2).Draw(t, "what") {
+			case 0:
+				p.send()
+			case 1:
+				p.receive()
+			case 2:
+				p.credit()
+			}
+		}
+	}
+	write := func(t *rapid.T) {
+		v, off, n := rangeOf(t)
+		w.write(v, off, n)
+	}
+	manager := func(t *rapid.T) {
+		switch {
+		case w.lost != 0:
+			w.abandon()
+		case w.cut == 0 && w.held == 0:
+			w.hold(30 * time.Millisecond)
+		case w.cut == 0:
+			w.thaw()
+		case w.allComplete() && rapid.IntRange(0, 4).Draw(t, "final") > 0:
+			w.finalize()
+		case rapid.IntRange(0, 15).Draw(t, "abandon") == 0:
+			w.abandon()
+		}
+	}
+	settle := func(t *rapid.T) { w.settle() }
+	return map[string]func(*rapid.T){
+		"write": write, "write2": write, "finish": finish, "finish2": finish, "network": network, "network2": network,
+		"manager": manager, "manager2": manager, "settle": settle,
+		"zeroes": func(t *rapid.T) {
+			v, off, n := rangeOf(t)
+			op := rapid.SampledFrom([]Op{OpWriteZeroes, OpTrim}).Draw(t, "op")
+			w.zeroes(op, v, off, n)
+		},
+		"fail": func(t *rapid.T) {
+			if len(w.flight) > 0 && rapid.IntRange(0, 3).Draw(t, "really") == 0 {
+				w.finish(rapid.IntRange(0, len(w.flight)-1).Draw(t, "io"), errDevice)
+			} else if w.intent != nil && rapid.IntRange(0, 3).Draw(t, "really") == 0 {
+				w.finishIntent(errDevice)
+			}
+		},
+		"connection": func(t *rapid.T) {
+			switch p := peerOf(t); {
+			case !p.up:
+				p.connect()
+			case rapid.IntRange(0, 3).Draw(t, "drop") == 0:
+				p.drop(nil)
+				if rapid.Bool().Draw(t, "restart") {
+					p.restart()
+				}
+			}
+		},
+		"tick": func(t *rapid.T) { w.tick(time.Duration(rapid.IntRange(0, 25).Draw(t, "ms")) * time.Millisecond) },
+		"crash": func(t *rapid.T) {
+			if rapid.IntRange(0, 5).Draw(t, "really") > 0 {
+				return
+			}
+			keep := rapid.IntRange(0, 1<<14).Draw(t, "keep")
+			w.crash(func() int { return rapid.IntRange(0, 1).Draw(t, "outcome") }, keep)
+			w.abandon()
+		},
+	}
+}

@@ -1,0 +1,346 @@
+package primary
+
+import (
+	"fmt"
+	"log/slog"
+	"time"
+)
+
+// The write-intent log says which regions of the volumes may differ from the copies, in the eyes of
+// a primary that comes back from a crash with an empty memory. A region is marked, durably, before the first
+// write to it begins; it is cleared some time after its changes are final everywhere.
+//
+// It lives in two files. One of them holds a snapshot and, behind it, records of the
+// marks made since. When there is something to clear, or no more room, the next snapshot goes to the
+// other file; once it is durable the old file is emptied, and only then are records appended to
+// the new one. So a file that is not empty and damaged beside a sound one was never in use.
+
+// IntentWrite is one write of the log: Data at Off of file File, then made durable. If Truncate is set the
+// file is emptied before, and the other file afterwards, durably as well.
+type IntentWrite struct {
+	File     int // 0 or 1
+	Off      int64
+	Data     []byte
+	Truncate bool
+}
+
+// intentLogRoom is how many bytes of records follow a snapshot before there is a new one.
+const intentLogRoom = 1 << 20
+
+// volumeIntent is the state of one volume's regions.
+type volumeIntent struct {
+	shift   uint    // log2 of blocks per region
+	marked  *bitmap // in the log, durably
+	wanted  *bitmap // waiting to be written, or being written
+	touched *bitmap // written to since the last rotation
+	before  *bitmap // written to in the period before
+}
+
+func (vi *volumeIntent) init(c *Core, blocks uint64) {
+	for 1<<vi.shift*BlockSize < c.opt.IntentRegion {
+		vi.shift++
+	}
+	regions := (blocks + 1<<vi.shift - 1) >> vi.shift
+	vi.marked, vi.wanted = newBitmap(regions, &c.chunks), newBitmap(regions, &c.chunks)
+	vi.touched, vi.before = newBitmap(regions, &c.chunks), newBitmap(regions, &c.chunks)
+}
+
+func (vi *volumeIntent) touch(first, last uint64) {
+	r := first >> vi.shift
+	vi.touched.set(r, last>>vi.shift-r+1)
+}
+
+type mark struct {
+	volume int
+	region uint64
+}
+
+// intentState is the write-intent log in memory.
+type intentState struct {
+	waiting []*IO  // host requests that want marks
+	wanted  []mark // not written yet
+
+	writing    bool
+	write      IntentWrite
+	served     []*IO // requests whose marks are being written
+	marks      []mark
+	good       int    // the file with the newest durable snapshot, -1 none; the next one goes to the other
+	appendable bool   // records may follow in good: nothing failed since its snapshot
+	end        int64  // where the next record goes
+	snapshotAt int64  // where the records begin
+	seq        uint64 // of the newest snapshot
+	index      uint64 // of the next record behind it
+	chain      uint64 // checksum of what the next record follows
+
+	snapshotDue bool
+	finalMoved  bool
+	retryAt     time.Duration // after a failure, no snapshot is tried before, unless hosts wait
+	rotateAt    time.Duration
+	lastErr     string
+}
+
+// covers says whether every region of [first, last] is marked.
+func (s *intentState) covers(v *volume, first, last uint64) bool {
+	vi := &v.intent
+	lo, hi := first>>vi.shift, last>>vi.shift
+	if lo == hi {
+		return vi.marked.has(lo)
+	}
+	return vi.marked.nextClear(lo, hi+1) == hi+1
+}
+
+// want has the regions of io marked; io goes on when that is durable.
+func (s *intentState) want(v *volume, io *IO) {
+	vi := &v.intent
+	for r := io.first >> vi.shift; r <= io.last>>vi.shift; r++ {
+		if !vi.marked.has(r) && !vi.wanted.has(r) {
+			vi.wanted.set(r, 1)
+			s.wanted = append(s.wanted, mark{v.index, r})
+		}
+	}
+	s.waiting = append(s.waiting, io)
+}
+
+// nextWrite gives the next write to do, if any and if none is in progress.
+func (s *intentState) nextWrite(c *Core) *IntentWrite {
+	if s.writing {
+		return nil
+	}
+	mayRetry := c.now >= s.retryAt
+	if len(s.wanted) == 0 && !(s.snapshotDue && mayRetry) {
+		return nil
+	}
+	s.writing = true
+	s.served, s.waiting = append(s.served[:0], s.waiting...), s.waiting[:0]
+	s.marks, s.wanted = append(s.marks[:0], s.wanted...), s.wanted[:0]
+	if size := recordSize(len(s.marks)); !s.appendable || (s.snapshotDue && mayRetry) || s.end+size > s.snapshotAt+intentLogRoom {
+		s.startSnapshot(c)
+	} else {
+		s.write = IntentWrite{File: s.good, Off: s.end}
+		s.write.Data = appendRecord(nil, s.seq, s.index, s.chain, s.marks)
+	}
+	return &s.write
+}
+
+func (s *intentState) startSnapshot(c *Core) {
+	s.snapshotDue, s.finalMoved = false, false
+	for _, v := range c.volumes {
+		v.clearRegions()
+	}
+	s.seq++
+	target := 0
+	if s.good >= 0 {
+		target = 1 - s.good
+	}
+	s.write = IntentWrite{File: target, Truncate: true, Data: encodeSnapshot(c.intentLog())}
+}
+
+// intentLog describes the log as it will be once the marks in progress are durable.
+func (c *Core) intentLog() *IntentLog {
+	log := &IntentLog{Seq: c.intent.seq, Region: c.opt.IntentRegion}
+	for _, g := range c.groups {
+		log.Groups = append(log.Groups, IntentGroup{g.name, g.final})
+	}
+	for _, v := range c.volumes {
+		iv := IntentVolume{Group: v.group.name, Name: v.spec.Name, Size: v.spec.Size,
+			Marks: make([]uint64, (v.intent.marked.size+63)/64)}
+		for _, r := range v.replicas {
+			iv.Copies = append(iv.Copies, IntentCopy{r.conn.secondary, r.synced})
+		}
+		for _, b := range []*bitmap{v.intent.marked, v.intent.wanted} {
+			for at, ok := b.next(0, b.size); ok; at, ok = b.next(at+1, b.size) {
+				iv.Marks[at/64] |= 1 << (at % 64)
+			}
+		}
+		log.Volumes = append(log.Volumes, iv)
+	}
+	return log
+}
+
+// IntentDone reports the end of the write in Actions.Intent.
+func (c *Core) IntentDone(err error) {
+	s := c.intent
+	s.writing = false
+	if err != nil {
+		s.failed(c, err)
+		return
+	}
+	s.lastErr = ""
+	s.advanceLog()
+	for _, m := range s.marks {
+		vi := &c.volumes[m.volume].intent
+		vi.wanted.clear(m.region, 1)
+		vi.marked.set(m.region, 1)
+	}
+	for _, io := range s.served {
+		c.advance(io)
+	}
+	clear(s.served)
+}
+
+// advanceLog notes where the next record goes.
+func (s *intentState) advanceLog() {
+	if s.write.Truncate {
+		s.good, s.appendable = s.write.File, true
+		s.snapshotAt, s.index = int64(len(s.write.Data)), 0
+		s.end = s.snapshotAt
+	} else {
+		s.end += int64(len(s.write.Data))
+		s.index++
+	}
+	s.chain = chainSum(s.write.Data)
+}
+
+// failed ends the requests that wanted the marks: without them, a crash could leave the copy different for good.
+// What the file holds behind its last good record is unknown now, so the next write is a snapshot.
+func (s *intentState) failed(c *Core, err error) {
+	s.lastErr = err.Error()
+	s.appendable, s.snapshotDue, s.retryAt = false, true, c.now+time.Second
+	c.notice(slog.LevelError, "cannot write the write-intent log: host writes to clean regions fail; check the disk of the state directory", "error", err)
+	for _, m := range s.marks {
+		c.volumes[m.volume].intent.wanted.clear(m.region, 1)
+	}
+	refused := append([]*IO(nil), s.served...)
+	for _, io := range refused {
+		v := c.volumes[io.Volume]
+		io.Err = fmt.Errorf("volume %q: marking the region of a write at %d in the write-intent log: %w", v.spec.Name, io.Off, err)
+		c.unlock(io, v)
+		c.out.Done = append(c.out.Done, io)
+		c.kickVolume(v)
+	}
+	// Requests that came while the write was in progress may rely on marks that have failed.
+	late := append([]*IO(nil), s.waiting...)
+	s.waiting = s.waiting[:0]
+	for _, io := range late {
+		c.advance(io)
+	}
+}
+
+// tick rotates the record of what was written to lately, and has cleared what it can.
+func (s *intentState) tick(c *Core) {
+	if c.now < s.rotateAt {
+		return
+	}
+	s.rotateAt = c.now + c.opt.IntentLinger
+	for _, v := range c.volumes {
+		vi := &v.intent
+		vi.before, vi.touched = vi.touched, vi.before
+		vi.touched.reset()
+		s.snapshotDue = s.snapshotDue || v.hasClearable()
+	}
+	s.snapshotDue = s.snapshotDue || s.finalMoved
+}
+
+// clearable says whether a marked region is the same everywhere, and has been left alone for a while.
+func (v *volume) clearable(region uint64) bool {
+	vi := &v.intent
+	if vi.touched.has(region) || vi.before.has(region) {
+		return false
+	}
+	first, end := region<<vi.shift, (region+1)<<vi.shift
+	for _, g := range v.gens {
+		if _, some := g.changed.next(first, end); some {
+			return false
+		}
+	}
+	for _, r := range v.replicas {
+		if _, some := r.open.next(first, end); some {
+			return false
+		}
+		if _, some := r.cut.next(first, end); some {
+			return false
+		}
+	}
+	return true
+}
+
+func (v *volume) hasClearable() bool {
+	m := v.intent.marked
+	for at, ok := m.next(0, m.size); ok; at, ok = m.next(at+1, m.size) {
+		if v.clearable(at) {
+			return true
+		}
+	}
+	return false
+}
+
+func (v *volume) clearRegions() {
+	m := v.intent.marked
+	for at, ok := m.next(0, m.size); ok; at, ok = m.next(at+1, m.size) {
+		if v.clearable(at) {
+			m.clear(at, 1)
+		}
+	}
+}
+
+// restoreIntent starts from what the log of an earlier run says.
+func (c *Core) restoreIntent(prior *IntentLog) {
+	c.intent = &intentState{snapshotDue: true, rotateAt: c.opt.IntentLinger}
+	for _, v := range c.volumes {
+		v.intent.init(c, v.blocks)
+	}
+	if prior == nil {
+		prior = &IntentLog{Problem: "there is no write-intent log"}
+	}
+	c.intent.good, c.intent.seq = prior.File, prior.Seq
+	if prior.Problem != "" {
+		c.intent.good = -1
+	}
+	for _, g := range c.groups {
+		g.final = prior.final(g.name)
+	}
+	for _, v := range c.volumes {
+		c.restoreVolume(v, prior)
+	}
+}
+
+func (c *Core) restoreVolume(v *volume, prior *IntentLog) {
+	iv := prior.volume(v.group.name, v.spec.Name)
+	usable := iv != nil && iv.Size == v.spec.Size
+	if usable {
+		c.restoreMarks(v, iv, prior.Region)
+	}
+	for _, r := range v.replicas {
+		r.synced = usable && iv.synced(r.conn.secondary)
+		if r.synced {
+			continue
+		}
+		r.open.setAll()
+		v.changed().setAll()
+		reason := prior.Problem
+		switch {
+		case reason != "":
+		case iv == nil:
+			reason = "the write-intent log does not know the volume"
+		case !usable:
+			reason = fmt.Sprintf("its size was %d bytes", iv.Size)
+		default:
+			reason = "the secondary never had all of it"
+		}
+		c.notice(slog.LevelWarn, "the whole volume will be copied", "group", v.group.name, "volume", v.spec.Name,
+			"secondary", r.conn.secondary, "reason", reason)
+	}
+}
+
+// restoreMarks has every marked region read again. The grain may have been another one.
+func (c *Core) restoreMarks(v *volume, iv *IntentVolume, region uint64) {
+	per := region / BlockSize
+	for i, w := range iv.Marks {
+		for bit := range uint64(64) {
+			if w>>bit&1 == 0 {
+				continue
+			}
+			first := (uint64(i)*64 + bit) * per
+			if first >= v.blocks {
+				continue
+			}
+			count := min(per, v.blocks-first)
+			v.changed().set(first, count)
+			for _, r := range v.replicas {
+				r.open.set(first, count)
+			}
+			lo, hi := first>>v.intent.shift, (first+count-1)>>v.intent.shift
+			v.intent.marked.set(lo, hi-lo+1)
+		}
+	}
+}
