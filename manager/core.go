@@ -245,7 +245,7 @@ func (c *Core) onConnected(ev Connected) {
 	restarted := m.everSeen && m.instance != ev.Instance
 	m.connected, m.everSeen, m.instance, m.lastError = true, true, ev.Instance, ""
 	m.opens, m.queries, m.fresh = 0, 0, false
-	c.send(m, wire.TypeFence, c.command(0))
+	c.send(m, &wire.Fence{Command: c.command(0)})
 	if m.role == wire.RolePrimary {
 		if c.open != 0 && c.st != StateStarting && c.st != StateReverting && c.st != StateHalted {
 			c.sendOpen(m)
@@ -293,35 +293,25 @@ func (c *Core) onReceived(ev Received) {
 	if m == nil || !m.connected || c.st == StateHalted {
 		return
 	}
-	switch b := ev.Body.(type) {
-	case wire.State:
-		if m.role == wire.RoleSecondary && c.mine(m, b.Command, ev.Type) {
-			c.onState(m, b)
-		}
-	case wire.Thawed:
-		if m.role == wire.RolePrimary && c.mine(m, b.Command, ev.Type) {
-			c.onThawed(m, b)
-		}
-	case wire.Drained:
-		if m.role == wire.RolePrimary && c.mine(m, b.Command, ev.Type) {
-			c.onDrained(m, b)
-		}
-	case wire.Lost:
-		if c.mine(m, b.Command, ev.Type) {
-			c.onLost(m, b)
-		}
-	case wire.Error:
-		c.onError(m, b)
-	case wire.Command:
-		if c.mine(m, b, ev.Type) {
-			c.onCommand(m, ev.Type, b)
-		}
+	if e, ok := ev.Message.(*wire.Error); ok {
+		c.onError(m, *e)
+		return
+	}
+	msg, ok := ev.Message.(wire.Commanded)
+	if !ok || !c.mine(m, msg) {
+		return
+	}
+	if m.role == wire.RolePrimary {
+		c.fromPrimary(m, msg)
+	} else {
+		c.fromSecondary(m, msg)
 	}
 }
 
 // mine filters answers that are not for this group and epoch. An unsolicited Complete or Lost may carry the epoch the peer
 // knew when it was sent, so a lower one is let through there: the CG number decides.
-func (c *Core) mine(m *member, h wire.Command, t wire.Type) bool {
+func (c *Core) mine(m *member, msg wire.Commanded) bool {
+	h := msg.Head()
 	if h.Group != c.group.Name {
 		return false
 	}
@@ -329,25 +319,43 @@ func (c *Core) mine(m *member, h wire.Command, t wire.Type) bool {
 		c.fenced(m, fmt.Sprintf("it is at epoch %d", h.Epoch))
 		return false
 	}
-	return h.Epoch == c.epoch || t == wire.TypeComplete || t == wire.TypeLost
+	switch msg.(type) {
+	case *wire.Complete, *wire.Lost:
+		return true
+	}
+	return h.Epoch == c.epoch
 }
 
-func (c *Core) onCommand(m *member, t wire.Type, h wire.Command) {
-	primary := m.role == wire.RolePrimary
-	switch {
-	case t == wire.TypeOpened && primary:
+func (c *Core) fromPrimary(m *member, msg wire.Commanded) {
+	switch msg := msg.(type) {
+	case *wire.Opened:
 		m.opens = max(0, m.opens-1)
 		m.openSince, m.refused = c.now, ""
-	case t == wire.TypeHeld && primary:
-		c.onHeld(m, h.CG)
-	case t == wire.TypeComplete && !primary:
-		c.onComplete(m, h.CG)
-	case t == wire.TypeLinked && !primary:
-		c.onLinked(m, h.CG)
-	case t == wire.TypeFinal && !primary:
-		c.onFinal(m, h.CG)
-	case t == wire.TypeReverted && !primary:
-		c.onReverted(m, h.CG)
+	case *wire.Held:
+		c.onHeld(m, msg.CG)
+	case *wire.Thawed:
+		c.onThawed(m, *msg)
+	case *wire.Drained:
+		c.onDrained(m, msg.CG)
+	case *wire.Lost:
+		c.onLost(m, *msg)
+	}
+}
+
+func (c *Core) fromSecondary(m *member, msg wire.Commanded) {
+	switch msg := msg.(type) {
+	case *wire.State:
+		c.onState(m, *msg)
+	case *wire.Complete:
+		c.onComplete(m, msg.CG)
+	case *wire.Linked:
+		c.onLinked(m, msg.CG)
+	case *wire.Final:
+		c.onFinal(m, msg.CG)
+	case *wire.Reverted:
+		c.onReverted(m, msg.CG)
+	case *wire.Lost:
+		c.onLost(m, *msg)
 	}
 }
 
@@ -467,9 +475,9 @@ func (c *Core) command(cg uint64) wire.Command {
 	return wire.Command{Group: c.group.Name, Epoch: c.epoch, CG: cg}
 }
 
-func (c *Core) send(m *member, t wire.Type, body any) {
+func (c *Core) send(m *member, msg wire.Message) {
 	if m.connected && c.st != StateHalted {
-		c.out = append(c.out, Send{m.name, t, body})
+		c.out = append(c.out, Send{m.name, msg})
 	}
 }
 
@@ -481,12 +489,12 @@ func (c *Core) sendOpen(m *member) {
 		m.openSince = c.now
 	}
 	m.opens++
-	c.send(m, wire.TypeOpen, wire.Open{Command: c.command(c.open), Final: c.final})
+	c.send(m, &wire.Open{Command: c.command(c.open), Final: c.final})
 }
 
 func (c *Core) query(m *member) {
 	if m.connected {
-		c.send(m, wire.TypeQuery, c.command(c.round))
+		c.send(m, &wire.Query{Command: c.command(c.round)})
 		c.asked(m)
 	}
 }

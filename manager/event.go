@@ -20,12 +20,10 @@ type (
 	}
 	// Disconnected says that the connection to a peer is gone; nothing of it arrives any more.
 	Disconnected struct{ Peer, Reason string }
-	// Received is a message of a peer. Body is the wire struct that belongs to Type; wire.Command for the types
-	// that have none of their own.
+	// Received is a message of a peer; the core does not keep it.
 	Received struct {
-		From string
-		Type wire.Type
-		Body any
+		From    string
+		Message wire.Message
 	}
 	// Durable answers a Persist: its record survives a crash.
 	Durable struct{ ID uint64 }
@@ -56,11 +54,10 @@ func (Resume) event()       {}
 type Action interface{ action() }
 
 type (
-	// Send asks for a message to a connected peer. Body is as in Received.
+	// Send asks for a message to a connected peer, in order with others to the same peer.
 	Send struct {
-		To   string
-		Type wire.Type
-		Body any
+		To      string
+		Message wire.Message
 	}
 	// Persist asks for a record to be made durable in the decision log, and for Durable or NotDurable with its ID then.
 	// Records are made durable in the order asked for.

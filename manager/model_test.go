@@ -257,13 +257,13 @@ func (w *world) step(ev Event) {
 // checkSend checks what the manager sends against what is true at that moment.
 func (w *world) checkSend(a Send) {
 	if !w.link[a.To].up {
-		w.t.Fatalf("send %v to %s, which is not connected", a.Type, a.To)
+		w.t.Fatalf("send %v to %s, which is not connected", a.Message.Type(), a.To)
 	}
-	h := head(a.Body)
+	h := head(a.Message)
 	if h.Epoch != w.epoch || h.Group != w.group.Name {
-		w.t.Fatalf("R4: %v to %s carries epoch %d, group %q", a.Type, a.To, h.Epoch, h.Group)
+		w.t.Fatalf("R4: %v to %s carries epoch %d, group %q", a.Message.Type(), a.To, h.Epoch, h.Group)
 	}
-	switch a.Type {
+	switch a.Message.Type() {
 	case wire.TypeLink:
 		for _, s := range w.sec {
 			if s.complete < h.CG {
@@ -305,21 +305,7 @@ func (w *world) checkStatus() {
 	}
 }
 
-func head(b any) wire.Command {
-	switch b := b.(type) {
-	case wire.Command:
-		return b
-	case wire.Open:
-		return b.Command
-	case wire.Hold:
-		return b.Command
-	case wire.Thaw:
-		return b.Command
-	case wire.Revert:
-		return b.Command
-	}
-	return wire.Command{}
-}
+func head(m wire.Message) wire.Command { return *m.(wire.Commanded).Head() }
 
 // Connections.
 
@@ -355,9 +341,9 @@ func (w *world) disconnect(name, why string) {
 	w.step(Disconnected{name, why})
 }
 
-func (w *world) reply(name string, t wire.Type, body any) {
+func (w *world) reply(name string, m wire.Message) {
 	if l := w.link[name]; l.up {
-		l.upward = append(l.upward, Received{name, t, body})
+		l.upward = append(l.upward, Received{name, m})
 	}
 }
 
@@ -407,9 +393,9 @@ func (w *world) persistOne() bool {
 
 func (w *world) primTakes(i int, m Send) {
 	p := w.prim[i]
-	h := head(m.Body)
+	h := head(m.Message)
 	if h.Epoch < p.epoch {
-		w.reply(p.name, wire.TypeError, wire.Error{Code: wire.CodeStaleEpoch, Group: h.Group, Text: "stale"})
+		w.reply(p.name, &wire.Error{Code: wire.CodeStaleEpoch, Group: h.Group, Text: "stale"})
 		return
 	}
 	p.epoch = h.Epoch
@@ -417,27 +403,25 @@ func (w *world) primTakes(i int, m Send) {
 		p.mute--
 		return
 	}
-	if p.refuse > 0 && m.Type != wire.TypeFence && m.Type != wire.TypeFinalNote {
+	if p.refuse > 0 && m.Message.Type() != wire.TypeFence && m.Message.Type() != wire.TypeFinalNote {
 		p.refuse--
-		w.reply(p.name, wire.TypeError, wire.Error{Code: wire.CodeState, Group: h.Group, CG: h.CG, Text: "no"})
+		w.reply(p.name, &wire.Error{Code: wire.CodeState, Group: h.Group, CG: h.CG, Text: "no"})
 		return
 	}
-	switch b := m.Body.(type) {
-	case wire.Open:
-		w.primOpen(p, b)
-	case wire.Hold:
+	switch b := m.Message.(type) {
+	case *wire.Open:
+		w.primOpen(p, *b)
+	case *wire.Hold:
 		if b.CG != p.open {
-			w.reply(p.name, wire.TypeError, wire.Error{Code: wire.CodeState, Group: h.Group, CG: p.open, Text: "not open"})
+			w.reply(p.name, &wire.Error{Code: wire.CodeState, Group: h.Group, CG: p.open, Text: "not open"})
 			return
 		}
 		p.hold, p.heldSent = b.CG, false
 		p.until = w.now.Add(time.Duration(b.TimeoutMicros) * time.Microsecond)
-	case wire.Thaw:
-		w.primThaw(i, b)
-	case wire.Command:
-		if m.Type == wire.TypeFinalNote {
-			p.forget(b.CG)
-		}
+	case *wire.Thaw:
+		w.primThaw(i, *b)
+	case *wire.FinalNote:
+		p.forget(b.CG)
 	}
 }
 
@@ -448,7 +432,7 @@ func (p *mprim) forget(final uint64) {
 
 func (w *world) primOpen(p *mprim, o wire.Open) {
 	if o.CG < p.open {
-		w.reply(p.name, wire.TypeError, wire.Error{Code: wire.CodeState, Group: o.Group, CG: p.open, Text: "lower"})
+		w.reply(p.name, &wire.Error{Code: wire.CodeState, Group: o.Group, CG: p.open, Text: "lower"})
 		return
 	}
 	p.forget(o.Final)
@@ -460,7 +444,7 @@ func (w *world) primOpen(p *mprim, o wire.Open) {
 			p.stream(p.mem[i])
 		}
 	}
-	w.reply(p.name, wire.TypeOpened, o.Command)
+	w.reply(p.name, &wire.Opened{Command: o.Command})
 }
 
 func (p *mprim) stream(r mrec) {
@@ -482,7 +466,7 @@ func (w *world) primHeld(i int) bool {
 		return false
 	}
 	p.heldSent = true
-	w.reply(p.name, wire.TypeHeld, wire.Command{Group: w.group.Name, Epoch: p.epoch, CG: p.hold})
+	w.reply(p.name, &wire.Held{Command: wire.Command{Group: w.group.Name, Epoch: p.epoch, CG: p.hold}})
 	return true
 }
 
@@ -490,7 +474,7 @@ func (w *world) primHeld(i int) bool {
 func (w *world) primThaw(i int, t wire.Thaw) {
 	p := w.prim[i]
 	ok := w.holding(p) && p.hold == t.CG && !(w.writing != nil && w.writing.p == i)
-	w.reply(p.name, wire.TypeThawed, wire.Thawed{Command: t.Command, OK: ok})
+	w.reply(p.name, &wire.Thawed{Command: t.Command, OK: ok})
 	if !ok {
 		return
 	}
@@ -498,7 +482,7 @@ func (w *world) primThaw(i int, t wire.Thaw) {
 	for s := range w.sec {
 		p.data[s] = append(p.data[s], mframe{cg: t.CG, manifest: true, count: p.sent[s][t.CG]})
 	}
-	w.reply(p.name, wire.TypeDrained, wire.Drained{Command: t.Command})
+	w.reply(p.name, &wire.Drained{Command: t.Command})
 }
 
 func (w *world) crashPrimary(i int) {
@@ -590,7 +574,7 @@ func (w *world) tryComplete(s *msec, cg uint64) {
 		}
 	}
 	s.compl[cg], s.complete = set, cg
-	w.reply(s.name, wire.TypeComplete, wire.Command{Group: w.group.Name, Epoch: s.epoch, CG: cg})
+	w.reply(s.name, &wire.Complete{Command: wire.Command{Group: w.group.Name, Epoch: s.epoch, CG: cg}})
 }
 
 func (s *msec) state(h wire.Command) wire.State {
@@ -605,9 +589,9 @@ func (s *msec) state(h wire.Command) wire.State {
 }
 
 func (w *world) secTakes(s *msec, m Send) {
-	h := head(m.Body)
+	h := head(m.Message)
 	if h.Epoch < s.epoch {
-		w.reply(s.name, wire.TypeError, wire.Error{Code: wire.CodeStaleEpoch, Group: h.Group, Text: "stale"})
+		w.reply(s.name, &wire.Error{Code: wire.CodeStaleEpoch, Group: h.Group, Text: "stale"})
 		return
 	}
 	s.epoch = h.Epoch
@@ -615,30 +599,30 @@ func (w *world) secTakes(s *msec, m Send) {
 		s.mute--
 		return
 	}
-	if s.refuse > 0 && m.Type != wire.TypeFence {
+	if s.refuse > 0 && m.Message.Type() != wire.TypeFence {
 		s.refuse--
-		w.reply(s.name, wire.TypeError, wire.Error{Code: wire.CodeIO, Group: h.Group, CG: h.CG, Text: "no"})
+		w.reply(s.name, &wire.Error{Code: wire.CodeIO, Group: h.Group, CG: h.CG, Text: "no"})
 		return
 	}
-	switch m.Type {
+	switch m.Message.Type() {
 	case wire.TypeFence, wire.TypeQuery:
-		w.reply(s.name, wire.TypeState, s.state(h))
+		w.reply(s.name, ptr(s.state(h)))
 	case wire.TypeLink:
 		w.secLink(s, h)
 	case wire.TypeRelease:
 		w.secRelease(s, h)
 	case wire.TypeRevert:
-		w.secRevert(s, m.Body.(wire.Revert))
+		w.secRevert(s, *m.Message.(*wire.Revert))
 	}
 }
 
 func (w *world) secLink(s *msec, h wire.Command) {
 	if s.linked != h.CG && (s.complete != h.CG || s.linked != s.final) {
-		w.reply(s.name, wire.TypeError, wire.Error{Code: wire.CodeState, Group: h.Group, CG: h.CG, Text: "not complete"})
+		w.reply(s.name, &wire.Error{Code: wire.CodeState, Group: h.Group, CG: h.CG, Text: "not complete"})
 		return
 	}
 	s.linked = h.CG
-	w.reply(s.name, wire.TypeLinked, h)
+	w.reply(s.name, &wire.Linked{Command: h})
 }
 
 func (w *world) secRelease(s *msec, h wire.Command) {
@@ -653,7 +637,7 @@ func (w *world) secRelease(s *msec, h wire.Command) {
 		s.final = h.CG
 		w.checkCommon()
 	}
-	w.reply(s.name, wire.TypeFinal, h)
+	w.reply(s.name, &wire.Final{Command: h})
 }
 
 // checkCommon: whenever every secondary has the same CG final, what they show together is a prefix of the writes.
@@ -700,7 +684,7 @@ func (w *world) secRevert(s *msec, r wire.Revert) {
 		}
 		s.through = max(s.through, r.Through)
 	}
-	w.reply(s.name, wire.TypeReverted, r.Command)
+	w.reply(s.name, &wire.Reverted{Command: r.Command})
 }
 
 // crashSecondary loses what is not durable; every primary then sends the open CG again and gives up one that was cut.
@@ -713,7 +697,7 @@ func (w *world) crashSecondary(si int) {
 	for _, p := range w.prim {
 		p.data[si], p.sent[si] = nil, map[uint64]int{}
 		if cut := p.open - 1; p.open > 0 && cut > s.complete && cut > p.final && cut > s.through {
-			w.reply(p.name, wire.TypeLost, wire.Lost{Command: wire.Command{Group: w.group.Name, Epoch: p.epoch, CG: cut}, Reason: s.name + " restarted"})
+			w.reply(p.name, &wire.Lost{Command: wire.Command{Group: w.group.Name, Epoch: p.epoch, CG: cut}, Reason: s.name + " restarted"})
 		}
 		for _, r := range p.mem {
 			if r.s == si && r.cg == p.open {
@@ -795,3 +779,5 @@ func (w *world) progress() {
 	n, f := len(w.acked), w.finals
 	w.until("two more CGs final, with all writes", func() bool { return w.finals >= f+2 && w.lastPrefix >= n })
 }
+
+func ptr[T any](v T) *T { return &v }

@@ -172,7 +172,7 @@ func (c *Core) sendRevert(s *member) {
 	if r.Discard { // else the group is new: no number was ever given out
 		r.Through = c.through
 	}
-	c.send(s, wire.TypeRevert, r)
+	c.send(s, &r)
 }
 
 func (c *Core) onReverted(s *member, cg uint64) {

@@ -68,15 +68,15 @@ func TestReq15_EveryErrorWhileLinkingStartsRevert(t *testing.T) {
 		CauseTimeout: func(w *world, i int) { w.sec[i].mute = 1 },
 		CauseRefusal: func(w *world, i int) {
 			w.link[w.sec[i].name].down = nil // instead of carrying it out
-			w.reply(w.sec[i].name, wire.TypeError, wire.Error{Code: wire.CodeState, Group: "g", CG: w.core.round, Text: "cannot link"})
+			w.reply(w.sec[i].name, &wire.Error{Code: wire.CodeState, Group: "g", CG: w.core.round, Text: "cannot link"})
 		},
 		CauseIO: func(w *world, i int) {
 			w.link[w.sec[i].name].down = nil
-			w.reply(w.sec[i].name, wire.TypeError, wire.Error{Code: wire.CodeIO, Group: "g", CG: w.core.round, Text: "journal: EIO"})
+			w.reply(w.sec[i].name, &wire.Error{Code: wire.CodeIO, Group: "g", CG: w.core.round, Text: "journal: EIO"})
 		},
 		CauseDisconnect: func(w *world, i int) { w.disconnect(w.sec[i].name, "connection reset") },
 		CauseLost: func(w *world, i int) {
-			w.reply(w.sec[i].name, wire.TypeLost, wire.Lost{Command: w.core.command(w.core.round), Reason: "bit rot"})
+			w.reply(w.sec[i].name, &wire.Lost{Command: w.core.command(w.core.round), Reason: "bit rot"})
 		},
 		"crash": func(w *world, i int) { w.crashSecondary(i) },
 	}
@@ -118,18 +118,18 @@ func TestReq15_ErrorsBeforeLink(t *testing.T) {
 			"secondary crashes":     func(w *world) { w.crashSecondary(1) },
 			"primary crashes":       func(w *world) { w.crashPrimary(1) },
 			"secondary loses it": func(w *world) {
-				w.step(Received{"s2", wire.TypeLost, wire.Lost{Command: w.core.command(w.core.round), Reason: "x"}})
+				w.step(Received{"s2", &wire.Lost{Command: w.core.command(w.core.round), Reason: "x"}})
 			},
 			"primary loses it": func(w *world) {
-				w.step(Received{"p2", wire.TypeLost, wire.Lost{Command: w.core.command(w.core.round), Reason: "x"}})
+				w.step(Received{"p2", &wire.Lost{Command: w.core.command(w.core.round), Reason: "x"}})
 			},
 			"secondary refuses": func(w *world) {
-				w.step(Received{"s2", wire.TypeError, wire.Error{Code: wire.CodeChecksum, CG: w.core.round, Text: "x"}})
+				w.step(Received{"s2", &wire.Error{Code: wire.CodeChecksum, CG: w.core.round, Text: "x"}})
 			},
 			"hold expired": func(w *world) {
-				w.step(Received{"p2", wire.TypeThawed, wire.Thawed{Command: w.core.command(w.core.round)}})
+				w.step(Received{"p2", &wire.Thawed{Command: w.core.command(w.core.round)}})
 			},
-			"device failed": func(w *world) { w.step(Received{"s2", wire.TypeState, failedState(w)}) },
+			"device failed": func(w *world) { w.step(Received{"s2", ptr(failedState(w))}) },
 		} {
 			if name == "hold expired" && st == StateDrain {
 				continue
@@ -387,16 +387,13 @@ func TestReq20_LogFailureHalts(t *testing.T) {
 
 // TestReq16_FencedManagerStops: a control at a higher epoch ends this manager's part.
 func TestReq16_FencedManagerStops(t *testing.T) {
-	for _, body := range []struct {
-		t wire.Type
-		b any
-	}{
-		{wire.TypeError, wire.Error{Code: wire.CodeStaleEpoch, Group: "g", Text: "epoch 9 leads"}},
-		{wire.TypeState, wire.State{Command: wire.Command{Group: "g", Epoch: 9}}},
+	for _, m := range []wire.Message{
+		&wire.Error{Code: wire.CodeStaleEpoch, Group: "g", Text: "epoch 9 leads"},
+		&wire.State{Command: wire.Command{Group: "g", Epoch: 9}},
 	} {
 		w := started(t, 1, 1)
 		w.halts = true
-		w.step(Received{"s1", body.t, body.b})
+		w.step(Received{"s1", m})
 		if w.core.State() != StateHalted || !strings.Contains(w.core.stats.halted, "nother manager leads") {
 			t.Fatalf("%v %q", w.core.State(), w.core.stats.halted)
 		}

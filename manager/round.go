@@ -50,7 +50,7 @@ func (c *Core) tryHold() {
 	// The last fifth of the primaries' time belongs to THAW's way there.
 	c.deadline = c.now.Add(t / 5 * 4)
 	for _, p := range c.prim {
-		c.send(p, wire.TypeHold, wire.Hold{Command: c.command(c.round), TimeoutMicros: uint64(t.Microseconds())})
+		c.send(p, &wire.Hold{Command: c.command(c.round), TimeoutMicros: uint64(t.Microseconds())})
 	}
 }
 
@@ -81,7 +81,7 @@ func (c *Core) cut() {
 	c.open = c.round + 1
 	c.high = max(c.high, c.open)
 	for _, p := range c.prim {
-		c.send(p, wire.TypeThaw, wire.Thaw{Command: c.command(c.round)})
+		c.send(p, &wire.Thaw{Command: c.command(c.round)})
 	}
 	c.audit(EntryCut, c.round, "", "all primaries held", "thaw sent")
 }
@@ -151,8 +151,8 @@ func contains(list []string, s string) bool {
 	return false
 }
 
-func (c *Core) onDrained(m *member, d wire.Drained) {
-	if (c.st == StateThaw || c.st == StateDrain) && d.CG == c.round {
+func (c *Core) onDrained(m *member, cg uint64) {
+	if (c.st == StateThaw || c.st == StateDrain) && cg == c.round {
 		m.drained = true
 	}
 }
@@ -172,7 +172,7 @@ func (c *Core) tryLink() {
 	c.drainStreak = 0
 	c.audit(EntryLink, c.round, "", "complete on every secondary", "link sent to all")
 	for _, s := range c.sec {
-		c.send(s, wire.TypeLink, c.command(c.round))
+		c.send(s, &wire.Link{Command: c.command(c.round)})
 	}
 }
 
@@ -241,7 +241,7 @@ func (c *Core) release() {
 func (c *Core) sendRelease(s *member) {
 	if s.connected && !s.final && s.bad == "" {
 		s.sentAt = c.now
-		c.send(s, wire.TypeRelease, c.command(c.round))
+		c.send(s, &wire.Release{Command: c.command(c.round)})
 	}
 }
 
@@ -281,7 +281,7 @@ func (c *Core) tryFinish() {
 		return
 	}
 	for _, p := range c.prim {
-		c.send(p, wire.TypeFinalNote, c.command(c.round))
+		c.send(p, &wire.FinalNote{Command: c.command(c.round)})
 	}
 	c.stats.formed++
 	c.failStreak = 0

@@ -225,14 +225,14 @@ func TestReq08_MessagesOfNobodyChangeNothing(t *testing.T) {
 	other, old, next := linked, linked, linked
 	other.Group, old.Epoch, next.CG = "h", linked.Epoch-1, linked.CG+1
 	for from, h := range map[string]wire.Command{"s1": other, "p1": linked, "x": linked} {
-		w.step(Received{from, wire.TypeLinked, h})
+		w.step(Received{from, &wire.Linked{Command: h}})
 	}
-	w.step(Received{"s1", wire.TypeLinked, old})
-	w.step(Received{"s1", wire.TypeLinked, next})
+	w.step(Received{"s1", &wire.Linked{Command: old}})
+	w.step(Received{"s1", &wire.Linked{Command: next}})
 	if w.core.State() != StateLink {
 		t.Fatalf("state %v", w.core.State())
 	}
-	w.step(Received{"s1", wire.TypeLinked, linked})
+	w.step(Received{"s1", &wire.Linked{Command: linked}})
 	if w.core.State() != StateDecided {
 		t.Fatalf("state %v", w.core.State())
 	}
