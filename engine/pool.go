@@ -188,8 +188,9 @@ func (p *Pool) Step() (progress bool, err error) {
 	if p.ctl.io.idle() {
 		return false, nil
 	}
-	n, err := p.ctl.io.poll(true)
-	return n > 0, err
+	// Nothing may have ended: a wake-up ends the wait, too.
+	_, err = p.ctl.io.poll(true)
+	return err == nil, err
 }
 
 // Failure says why the pool stopped acknowledging, nil if it did not.
