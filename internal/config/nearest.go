@@ -27,6 +27,12 @@ func distance(a, b string) int {
 	return rows[len(x)][len(y)]
 }
 
+// Nearest returns the known word that the fewest edits make of word; the first one of several.
+func Nearest(word string, known []string) string {
+	best, _ := nearest(word, known)
+	return best
+}
+
 // maxKeyLength bounds the work for a key that somebody made absurdly long.
 const maxKeyLength = 256
 

@@ -1,0 +1,90 @@
+package main
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+)
+
+// checkRequest says what to verify.
+type checkRequest struct {
+	poolRequest
+	// Data: read every linked block and compare its checksum, too.
+	Data bool
+}
+
+// checkReport is what a check found.
+type checkReport struct {
+	OK bool `json:"ok"`
+	// Structures and DataBlocks that were verified.
+	Structures uint64        `json:"structures"`
+	DataBlocks uint64        `json:"data_blocks"`
+	Damage     []checkDamage `json:"damage"`
+}
+
+// checkDamage is one structure that does not hold.
+type checkDamage struct {
+	Structure string `json:"structure"`
+	Device    string `json:"device"`
+	Offset    int64  `json:"offset"` // bytes
+	Text      string `json:"text"`
+	// Redundant: another copy is good; opening the pool repairs this one.
+	Redundant bool `json:"redundant"`
+}
+
+func (r checkReport) writeText(w io.Writer) error {
+	for _, d := range r.Damage {
+		effect := "lost"
+		if d.Redundant {
+			effect = "another copy is good"
+		}
+		if _, err := fmt.Fprintf(w, "%s, byte %d: %s: %s (%s)\n", d.Device, d.Offset, d.Structure, d.Text, effect); err != nil {
+			return err
+		}
+	}
+	verdict := "the pool is sound"
+	if !r.OK {
+		verdict = fmt.Sprintf("the pool is damaged in %d places", len(r.Damage))
+	}
+	_, err := fmt.Fprintf(w, "%s: %d structures and %d data blocks verified\n", verdict, r.Structures, r.DataBlocks)
+	return err
+}
+
+func (a *app) checkCommand() *cobra.Command {
+	var flags poolFlags
+	var data bool
+	c := &cobra.Command{
+		Use:   "check",
+		Short: "Verify every structure of a pool, offline",
+		Long: `Verify every structure of a pool that no secondary control has open. Nothing is written.
+
+With --data every block that a volume shows is read and compared with its checksum, too. The exit status is 1
+if something is damaged.`,
+		Args: args(cobra.NoArgs),
+	}
+	flags.register(c.Flags())
+	c.Flags().BoolVar(&data, "data", false, "read and verify the data, too")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		pool, err := flags.request(a, c.Flags())
+		if err != nil {
+			return err
+		}
+		p := a.newProgress()
+		report, err := a.check(c.Context(), checkRequest{poolRequest: pool, Data: data}, p.update)
+		p.close()
+		if err != nil {
+			return err
+		}
+		report.Damage = append([]checkDamage{}, report.Damage...)
+		if err := a.print(report); err != nil {
+			return err
+		}
+		if !report.OK {
+			return &failure{code: exitFailed, err: fmt.Errorf("the pool is damaged in %d places", len(report.Damage)),
+				next: "keep the devices as they are; \"farside dump\" shows the damaged structures"}
+		}
+		return nil
+	}
+	return c
+}
