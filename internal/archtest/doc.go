@@ -1,0 +1,14 @@
+// Package archtest keeps the architecture by a test: who may import whom, what embedders must take
+// with a package, and how packages are named and documented.
+//
+// The rules are in rules.go, as tables. The test of this package reads the imports of every
+// package of the module and fails where they break a rule; further tests show that each rule
+// notices a violation.
+//
+// # Invariants
+//
+//   - A package whose folder no rule knows is a violation: a new top-level folder needs a rule first.
+//   - Rules hold for what a package reaches through other packages of the module, too, so that glue cannot tie
+//     two packages together behind their backs.
+//   - Files of every platform and build tag count.
+package archtest
