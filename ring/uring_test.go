@@ -113,6 +113,31 @@ func TestFixedBuffers(t *testing.T) {
 	}
 }
 
+// TestDurabilityFlags: nothing on a healthy machine would notice if these were missing.
+func TestDurabilityFlags(t *testing.T) {
+	q := testQueue(t, QueueOptions{Depth: 4})
+	buf := make([]byte, 8192)[:4096]
+	out := make([]Completion, 1)
+	for _, c := range []struct {
+		r    Request
+		want uint32
+	}{
+		{Request{Op: OpWrite, Buf: buf}, 0},
+		{Request{Op: OpWrite, Buf: buf, FUA: true}, unix.RWF_DSYNC},
+		{Request{Op: OpRead, Buf: buf, FUA: true}, 0},
+		{Request{Op: OpFlush}, iouring.IORING_FSYNC_DATASYNC},
+	} {
+		q.Push(c.r)
+		e := (*[64]byte)(unsafe.Pointer(&q.sqes[(q.tail-1)&q.sqMask]))
+		if got := binary.NativeEndian.Uint32(e[28:]); got != c.want {
+			t.Errorf("%v, FUA %v: flags %#x, want %#x", c.r.Op, c.r.FUA, got, c.want)
+		}
+		if n, err := q.Reap(out, 1); n != 1 || err != nil || out[0].Err != nil {
+			t.Errorf("%v: %d, %v, %v", c.r.Op, n, err, out[0].Err)
+		}
+	}
+}
+
 func TestArenaPieces(t *testing.T) {
 	a, err := NewArena(2<<30 + 4096) // never touched, so it costs nothing
 	if err != nil {

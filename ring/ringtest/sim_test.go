@@ -1,0 +1,626 @@
+package ringtest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/farside-storage/farside/ring"
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+)
+
+const sectorSize = 4096
+
+// bench is one simulated device with one queue.
+type bench struct {
+	t   *testing.T
+	d   *Devices
+	q   ring.Queue
+	out []ring.Completion
+}
+
+func newBench(t *testing.T, seed uint64) *bench {
+	t.Helper()
+	return onDevices(t, MustNew(Options{Seed: seed}, Spec{Size: 1 << 20}, Spec{Size: 1 << 20}))
+}
+
+func onDevices(t *testing.T, d *Devices) *bench {
+	t.Helper()
+	q, err := d.NewQueue(ring.QueueOptions{Depth: 64})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &bench{t: t, d: d, q: q, out: make([]ring.Completion, 64)}
+}
+
+// sectors is memory for n sectors, filled with b, aligned as O_DIRECT wants it.
+func sectors(n int, b byte) []byte { return bytes.Repeat([]byte{b}, n*sectorSize) }
+
+func (b *bench) push(r ring.Request) {
+	b.t.Helper()
+	if !b.q.Push(r) {
+		b.t.Fatal("push was refused")
+	}
+}
+
+// drain lets everything in flight end, and gives the first error.
+func (b *bench) drain() error {
+	var first error
+	for b.q.InFlight() > 0 {
+		n, err := b.q.Reap(b.out, 1)
+		if err != nil {
+			return err
+		}
+		for _, c := range b.out[:n] {
+			if first == nil {
+				first = c.Err
+			}
+		}
+	}
+	return first
+}
+
+func (b *bench) do(r ring.Request) error {
+	b.t.Helper()
+	b.push(r)
+	return b.drain()
+}
+
+func (b *bench) must(r ring.Request) {
+	b.t.Helper()
+	if err := b.do(r); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func write(i int, c byte) ring.Request {
+	return ring.Request{Op: ring.OpWrite, Off: int64(i) * sectorSize, Buf: sectors(1, c)}
+}
+
+var flush = ring.Request{Op: ring.OpFlush}
+
+// look is the first byte of each of the first n sectors of device 0; a torn sector fails the test.
+func look(t *testing.T, d *Devices, n int) string {
+	t.Helper()
+	var s []byte
+	for i := range n {
+		p := make([]byte, sectorSize)
+		d.ReadAt(0, p, int64(i)*sectorSize)
+		if !bytes.Equal(p, bytes.Repeat(p[:1], sectorSize)) {
+			t.Fatalf("sector %d is torn inside", i)
+		}
+		if p[0] == 0 {
+			p[0] = '.'
+		}
+		s = append(s, p[0])
+	}
+	return string(s)
+}
+
+// outcomesOf collects what all crashes leave.
+func outcomesOf(t *testing.T, d *Devices, n int) []string {
+	t.Helper()
+	var all []string
+	for _, image := range d.Crashes(1000) {
+		all = append(all, look(t, image, n))
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+func TestCrashLeavesAnyVersionOfEachSector(t *testing.T) {
+	b := newBench(t, 1)
+	b.must(write(0, 'a'))
+	b.must(flush)
+	b.must(write(0, 'b'))
+	b.must(write(0, 'c'))
+	b.must(write(1, 'd'))
+	want := []string{"a.", "ad", "b.", "bd", "c.", "cd"}
+	if diff := cmp.Diff(want, outcomesOf(t, b.d, 2)); diff != "" {
+		t.Error(diff)
+	}
+	if _, err := b.q.Reap(b.out, 0); !errors.Is(err, ErrCrashed) {
+		t.Errorf("reap after the crash: %v", err)
+	}
+	b.push(flush)
+	if err := b.q.Submit(); !errors.Is(err, ErrCrashed) {
+		t.Errorf("submit after the crash: %v", err)
+	}
+	if _, err := b.d.NewQueue(ring.QueueOptions{}); !errors.Is(err, ErrCrashed) {
+		t.Errorf("new queue after the crash: %v", err)
+	}
+	if err := b.q.Close(); err != nil {
+		t.Errorf("close after the crash: %v", err)
+	}
+}
+
+// TestCrashTearsWrites: a write of two sectors may leave one of them.
+func TestCrashTearsWrites(t *testing.T) {
+	b := newBench(t, 1)
+	b.must(ring.Request{Op: ring.OpWrite, Buf: sectors(2, 'x')})
+	want := []string{"..", ".x", "x.", "xx"}
+	if diff := cmp.Diff(want, outcomesOf(t, b.d, 2)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestFlushCoversCompletedOnly: what was still in flight when the flush was submitted stays in doubt.
+func TestFlushCoversCompletedOnly(t *testing.T) {
+	for seed := range uint64(20) {
+		b := newBench(t, seed)
+		b.must(write(0, 'a'))
+		b.push(write(1, 'b'))
+		if err := b.q.Submit(); err != nil {
+			t.Fatal(err)
+		}
+		b.push(flush)
+		if err := b.drain(); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff([]string{"a.", "ab"}, outcomesOf(t, b.d, 2)); diff != "" {
+			t.Fatalf("seed %d: %s", seed, diff)
+		}
+	}
+}
+
+func TestWritesInFlightAreInDoubt(t *testing.T) {
+	b := newBench(t, 3)
+	b.must(write(0, 'a'))
+	b.must(flush)
+	buf := sectors(1, 'b')
+	b.push(ring.Request{Op: ring.OpWrite, Buf: buf})
+	if err := b.q.Submit(); err != nil {
+		t.Fatal(err)
+	}
+	none := b.d.Crash(None)
+	copy(buf, sectors(1, 'z')) // the memory is ours again
+	if got := look(t, none, 1) + look(t, b.d.Crash(All), 1); got != "ab" {
+		t.Errorf("none, all: %q", got)
+	}
+}
+
+func TestFUAIsDurable(t *testing.T) {
+	b := newBench(t, 1)
+	b.must(write(0, 'a'))
+	r := write(0, 'b')
+	r.FUA = true
+	b.must(r)
+	b.must(write(1, 'c'))
+	want := []string{"b.", "bc"}
+	if diff := cmp.Diff(want, outcomesOf(t, b.d, 2)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestZeroesAndDiscardsAreVolatile(t *testing.T) {
+	b := newBench(t, 1)
+	for i := range 4 {
+		b.must(write(i, 'a'))
+	}
+	b.must(flush)
+	b.must(ring.Request{Op: ring.OpWriteZeroes, Len: 2 * sectorSize})
+	if got := look(t, b.d, 4); got != "..aa" {
+		t.Errorf("after write zeroes: %q", got)
+	}
+	b.must(ring.Request{Op: ring.OpDiscard, Off: 2 * sectorSize, Len: 2 * sectorSize})
+	if got := look(t, b.d.Crash(None), 4); got != "aaaa" {
+		t.Errorf("crash lost what was durable: %q", got)
+	}
+}
+
+// TestDiscardContents: over many seeds, a discarded sector is seen with its old contents, with zeros and with rubbish.
+func TestDiscardContents(t *testing.T) {
+	seen := make(map[string]bool)
+	for seed := range uint64(50) {
+		b := newBench(t, seed)
+		b.must(write(0, 'a'))
+		b.must(ring.Request{Op: ring.OpDiscard, Len: sectorSize})
+		p := make([]byte, sectorSize)
+		b.d.ReadAt(0, p, 0)
+		switch {
+		case bytes.Equal(p, sectors(1, 'a')):
+			seen["old"] = true
+		case bytes.Equal(p, sectors(1, 0)):
+			seen["zeros"] = true
+		default:
+			seen["rubbish"] = true
+		}
+	}
+	if len(seen) != 3 {
+		t.Errorf("seen only %v", seen)
+	}
+}
+
+// TestRacingRead: a read that races with a write sees old and new, mixed by sectors; one after it only new.
+func TestRacingRead(t *testing.T) {
+	seen := make(map[string]bool)
+	for seed := range uint64(100) {
+		b := newBench(t, seed)
+		buf := sectors(2, 0)
+		b.push(ring.Request{Op: ring.OpRead, Buf: buf})
+		b.push(ring.Request{Op: ring.OpWrite, Buf: sectors(2, 'n')})
+		if err := b.drain(); err != nil {
+			t.Fatal(err)
+		}
+		seen[fmt.Sprint(buf[0], buf[sectorSize])] = true
+		b.must(ring.Request{Op: ring.OpRead, Buf: buf})
+		if !bytes.Equal(buf, sectors(2, 'n')) {
+			t.Fatalf("seed %d: a read after the write does not see it", seed)
+		}
+	}
+	if len(seen) != 4 {
+		t.Errorf("seen %v, want all four mixtures", seen)
+	}
+}
+
+// TestReadSeesWriteInFlight: a read may show what a write that has not completed is about to store.
+func TestReadSeesWriteInFlight(t *testing.T) {
+	seen := make(map[byte]bool)
+	for seed := range uint64(100) {
+		b := newBench(t, seed)
+		buf := sectors(1, 'x')
+		b.push(ring.Request{Op: ring.OpRead, Buf: buf, Tag: 1})
+		b.push(write(0, 'n'))
+		n, err := b.q.Reap(b.out[:1], 1)
+		if err != nil || n != 1 {
+			t.Fatal(n, err)
+		}
+		if b.out[0].Tag == 1 {
+			seen[buf[0]] = true
+		}
+		if err := b.drain(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !seen[0] || !seen['n'] || len(seen) != 2 {
+		t.Errorf("reads that ended before the write saw %v, want old and new", seen)
+	}
+}
+
+func TestSameSeedSameWorld(t *testing.T) {
+	run := func(seed uint64) string {
+		b := newBench(t, seed)
+		var order []uint64
+		rng := rand.New(rand.NewPCG(1, 1))
+		for i := range 300 {
+			b.push(ring.Request{Op: ring.OpWrite, Off: rng.Int64N(100) * sectorSize, Buf: sectors(1, byte(i)), Tag: uint64(i)})
+			if i%20 == 19 {
+				b.push(ring.Request{Op: ring.OpFlush, Tag: 1000})
+			}
+			n, err := b.q.Reap(b.out, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, c := range b.out[:n] {
+				order = append(order, c.Tag)
+			}
+		}
+		image := b.d.Crash(Random)
+		p := make([]byte, 100*sectorSize)
+		image.ReadAt(0, p, 0)
+		for i := 0; i < len(p); i += sectorSize {
+			order = append(order, uint64(p[i]))
+		}
+		return fmt.Sprint(order)
+	}
+	first, second := run(5), run(5)
+	if first != second {
+		t.Error("the same seed gave two worlds")
+	}
+	if first == run(6) {
+		t.Error("two seeds gave the same world")
+	}
+}
+
+func TestPolicies(t *testing.T) {
+	fresh := func(seed uint64) *Devices {
+		b := newBench(t, seed)
+		for i := range 3 {
+			b.must(write(i, byte('a'+i)))
+		}
+		b.must(ring.Request{Op: ring.OpWrite, Off: 3 * sectorSize, Buf: sectors(2, 'd')})
+		return b.d
+	}
+	for _, c := range []struct {
+		name   string
+		policy Policy
+		want   []string
+	}{
+		{"none", None, []string{"....."}},
+		{"all", All, []string{"abcdd"}},
+		{"prefix", Prefix, []string{".....", "a....", "ab...", "abc..", "abcdd"}},
+		{"all but one", AllButOne, []string{".bcdd", "a.cdd", "ab.dd", "abc..", "abc.d", "abcd."}},
+	} {
+		var got []string
+		for seed := range uint64(200) {
+			got = append(got, look(t, fresh(seed).Crash(c.policy), 5))
+		}
+		slices.Sort(got)
+		if diff := cmp.Diff(c.want, slices.Compact(got)); diff != "" {
+			t.Errorf("%s: %s", c.name, diff)
+		}
+	}
+	images := make(map[string]bool)
+	for seed := range uint64(400) {
+		images[look(t, fresh(seed).Crash(Random), 5)] = true
+	}
+	if len(images) != 32 {
+		t.Errorf("random: %d different images, want 32", len(images))
+	}
+}
+
+// TestCrashesSamples: a space too large to enumerate gives exactly as many images as asked for.
+func TestCrashesSamples(t *testing.T) {
+	b := newBench(t, 1)
+	for i := range 20 {
+		b.must(write(i, 'x'))
+	}
+	var names []string
+	for name := range b.d.Crashes(12) {
+		names = append(names, name)
+	}
+	if len(names) != 12 || names[0] != "none" || names[1] != "all" {
+		t.Errorf("images %q", names)
+	}
+}
+
+// TestCrashPoints goes through every point at which a small run can crash. The oracle: what was flushed is there.
+func TestCrashPoints(t *testing.T) {
+	for e, want := range map[Event]uint64{Submission: 12, Completion: 12, FlushEnd: 3} {
+		n := uint64(1)
+		for ; ; n++ {
+			b := newBench(t, n)
+			b.d.CrashAt(e, n)
+			durable := 0
+			var err error
+			for i := 0; i < 3 && err == nil; i++ {
+				for j := range 3 {
+					b.push(write(i*3+j, 'x'))
+				}
+				if err = b.drain(); err == nil {
+					err = b.do(flush)
+				}
+				if err == nil {
+					durable = (i + 1) * 3
+				}
+			}
+			if !b.d.Crashed() {
+				break
+			}
+			if !errors.Is(err, ErrCrashed) {
+				t.Fatalf("event %d, %d: %v", e, n, err)
+			}
+			if got := look(t, b.d.Crash(None), durable); got != string(bytes.Repeat([]byte{'x'}, durable)) {
+				t.Fatalf("event %d, %d: of %d durable sectors there are %q", e, n, durable, got)
+			}
+		}
+		if n-1 != want {
+			t.Errorf("event %d: %d crash points, want %d", e, n-1, want)
+		}
+	}
+}
+
+// TestImagesAreIndependent: writing to one image changes neither another nor the past.
+func TestImagesAreIndependent(t *testing.T) {
+	b := newBench(t, 1)
+	b.must(write(0, 'a'))
+	b.must(flush)
+	one, two := onDevices(t, b.d.Crash(All)), onDevices(t, b.d.Crash(All))
+	for i := range 50 {
+		one.must(write(0, byte('A'+i%20)))
+		one.must(flush)
+	}
+	two.must(write(1, 'c'))
+	two.must(write(1, 'd'))
+	two.must(flush)
+	if got := look(t, two.d, 2) + look(t, b.d.Crash(All), 2); got != "ada." {
+		t.Errorf("second image, then a third: %q", got)
+	}
+}
+
+func TestReopenKeepsTheCache(t *testing.T) {
+	b := newBench(t, 1)
+	b.must(write(0, 'a'))
+	if err := b.d.Close(); err == nil {
+		t.Error("closed under an open queue")
+	}
+	if err := errors.Join(b.q.Close(), b.d.Close()); err != nil {
+		t.Fatal(err)
+	}
+	next := b.d.Reopen()
+	if got := look(t, next, 1); got != "a" {
+		t.Errorf("after reopening: %q", got)
+	}
+	if diff := cmp.Diff([]string{".", "a"}, outcomesOf(t, next, 1)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestNeverHangs: a stepped caller gets control back although nothing can happen.
+func TestNeverHangs(t *testing.T) {
+	b := newBench(t, 1)
+	if n, err := b.q.Reap(b.out, 1); n != 0 || err != nil {
+		t.Errorf("reap: %d, %v", n, err)
+	}
+}
+
+func TestBlockedQueueLearnsOfCrash(t *testing.T) {
+	d := MustNew(Options{Blocking: true}, Spec{Size: 1 << 20})
+	w, err := ring.NewWorker(d, ring.QueueOptions{Depth: 4})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Crash(None)
+	if err := w.Do(write(0, 'a')); !errors.Is(err, ErrCrashed) {
+		t.Errorf("call after the crash: %v", err)
+	}
+	if err := w.Close(); !errors.Is(err, ErrCrashed) {
+		t.Errorf("close of the worker: %v", err)
+	}
+}
+
+func TestFaultFails(t *testing.T) {
+	b := newBench(t, 1)
+	b.d.Inject(Fault{Kind: Fails, Op: ring.OpWrite, Off: 2 * sectorSize, Len: sectorSize, Skip: 1, Count: 1})
+	b.must(write(2, 'a'))
+	b.must(write(1, 'a'))
+	err := b.do(write(2, 'b'))
+	var e *ring.Error
+	if !errors.Is(err, unix.EIO) || !errors.As(err, &e) || e.Off != 2*sectorSize {
+		t.Errorf("the second write of sector 2: %v", err)
+	}
+	b.must(write(2, 'c'))
+	b.d.Inject(Fault{Kind: Fails, Op: ring.OpRead, Err: unix.EILSEQ})
+	if err := b.do(ring.Request{Op: ring.OpRead, Buf: sectors(1, 0)}); !errors.Is(err, unix.EILSEQ) {
+		t.Errorf("read: %v", err)
+	}
+	b.d.Heal()
+	b.must(ring.Request{Op: ring.OpRead, Buf: sectors(1, 0)})
+}
+
+// TestFailedFlush: what it should have made durable may be gone, and a good flush does not bring it back.
+func TestFailedFlush(t *testing.T) {
+	seen := make(map[string]bool)
+	for seed := range uint64(40) {
+		b := newBench(t, seed)
+		b.must(write(0, 'a'))
+		b.must(flush)
+		b.must(write(0, 'b'))
+		b.must(write(1, 'c'))
+		b.d.Inject(Fault{Kind: Fails, Op: ring.OpFlush, Count: 1})
+		if err := b.do(flush); !errors.Is(err, unix.EIO) {
+			t.Fatalf("failed flush: %v", err)
+		}
+		b.must(flush)
+		now := look(t, b.d, 2)
+		if after := look(t, b.d.Crash(None), 2); after != now {
+			t.Fatalf("seed %d: flushed %q, after the crash %q", seed, now, after)
+		}
+		seen[now] = true
+	}
+	if len(seen) != 4 {
+		t.Errorf("seen %v, want all four combinations", seen)
+	}
+}
+
+func TestFaultShort(t *testing.T) {
+	lengths := make(map[int]bool)
+	for seed := range uint64(40) {
+		b := newBench(t, seed)
+		b.d.Inject(Fault{Kind: Short, Op: ring.OpWrite})
+		if err := b.do(ring.Request{Op: ring.OpWrite, Buf: sectors(3, 'x')}); !errors.Is(err, ring.ErrShort) {
+			t.Fatal(err)
+		}
+		got := look(t, b.d, 3)
+		lengths[len(bytes.TrimRight([]byte(got), "."))] = true
+		b.d.Inject(Fault{Kind: Short, Op: ring.OpRead})
+		if err := b.do(ring.Request{Op: ring.OpRead, Buf: sectors(3, 'x')}); !errors.Is(err, ring.ErrShort) {
+			t.Fatal(err)
+		}
+	}
+	if len(lengths) != 3 || lengths[3] {
+		t.Errorf("lengths seen: %v, want 0, 1 and 2", lengths)
+	}
+}
+
+func TestBitRotMisdirectionAndLoss(t *testing.T) {
+	b := newBench(t, 1)
+	b.must(write(0, 'a'))
+	b.must(flush)
+	b.d.Rot(0, 100, 8, 3)
+	p := make([]byte, sectorSize)
+	b.d.ReadAt(0, p, 0)
+	flipped := 0
+	for i, c := range p {
+		for x := c ^ 'a'; x != 0; x &= x - 1 {
+			flipped++
+			if i < 100 || i >= 108 {
+				t.Errorf("byte %d changed", i)
+			}
+		}
+	}
+	if flipped != 3 {
+		t.Errorf("%d bits flipped, want 3", flipped)
+	}
+	b.d.Inject(Fault{Kind: Flips, Op: ring.OpRead, Count: 1})
+	buf := sectors(1, 0)
+	b.must(ring.Request{Op: ring.OpRead, Off: sectorSize, Buf: buf})
+	if bytes.Equal(buf, sectors(1, 0)) {
+		t.Error("the read has no bit wrong")
+	}
+	b.d.Inject(Fault{Kind: Misdirected, Op: ring.OpWrite, Shift: 2 * sectorSize, Count: 1})
+	b.must(write(1, 'm'))
+	b.must(write(0, 'a')) // sound again
+	if got := look(t, b.d, 4)[1:]; got != "..m" {
+		t.Errorf("misdirected by two sectors: %q", got)
+	}
+	b.d.Inject(Fault{Kind: Vanishes, Op: ring.OpWrite})
+	if err := b.do(write(0, 'v')); !errors.Is(err, unix.ENXIO) {
+		t.Errorf("vanishing: %v", err)
+	}
+	if err := b.do(ring.Request{Op: ring.OpRead, Buf: buf}); !errors.Is(err, unix.ENXIO) {
+		t.Errorf("read of a vanished device: %v", err)
+	}
+	other := write(0, 'o')
+	other.Device = 1
+	b.must(other)
+}
+
+func TestStats(t *testing.T) {
+	b := newBench(t, 1)
+	b.must(ring.Request{Op: ring.OpWrite, Buf: sectors(3, 'x')})
+	b.must(ring.Request{Op: ring.OpRead, Buf: sectors(2, 0)})
+	b.must(flush)
+	want := Stats{Reads: 1, Writes: 1, Flushes: 1, ReadBytes: 2 * sectorSize, WriteBytes: 3 * sectorSize}
+	if diff := cmp.Diff(want, b.d.Stats(0)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestSparse: a large device costs what was written.
+func TestSparse(t *testing.T) {
+	d := MustNew(Options{}, Spec{Size: 1 << 45})
+	b := onDevices(t, d)
+	b.must(ring.Request{Op: ring.OpWrite, Off: 1<<45 - sectorSize, Buf: sectors(1, 'x')})
+	b.must(ring.Request{Op: ring.OpDiscard, Len: 1 << 45})
+	b.must(ring.Request{Op: ring.OpWriteZeroes, Len: 1 << 45})
+	if n := len(d.disks[0].pages); n != 1 {
+		t.Errorf("%d pages for one sector written", n)
+	}
+}
+
+func TestNewRefuses(t *testing.T) {
+	for _, s := range []Spec{{Size: 0}, {Size: 100}, {Size: 1 << 20, SectorSize: 1024}} {
+		if _, err := New(Options{}, s); err == nil {
+			t.Errorf("%+v: no error", s)
+		}
+	}
+}
+
+func BenchmarkWrites(b *testing.B) {
+	d := MustNew(Options{}, Spec{Size: 1 << 36})
+	q, err := d.NewQueue(ring.QueueOptions{Depth: 64})
+	if err != nil {
+		b.Fatal(err)
+	}
+	buf := sectors(1, 'x')
+	out := make([]ring.Completion, 64)
+	rng := rand.New(rand.NewPCG(1, 1))
+	b.ReportAllocs()
+	n := 0
+	for b.Loop() {
+		if n++; n%1000 == 0 {
+			q.Push(flush)
+		}
+		q.Push(ring.Request{Op: ring.OpWrite, Off: rng.Int64N(20000) * sectorSize, Buf: buf})
+		if q.InFlight() >= 60 {
+			if _, err := q.Reap(out, 1); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+}
