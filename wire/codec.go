@@ -3,6 +3,7 @@ package wire
 import (
 	"fmt"
 	"strings"
+	"sync"
 	"unicode"
 	"unicode/utf8"
 )
@@ -24,14 +25,20 @@ type Commanded interface {
 
 // Append appends the body of m to dst. An error is a *FormatError: m breaks a limit.
 func Append(dst []byte, m Message) ([]byte, error) {
-	var c coder
+	c := coders.Get().(*coder)
+	defer coders.Put(c)
 	return c.encode(dst, m)
 }
+
+// coders keeps coders: a message's fields are behind an interface, so a coder on the
+// stack would be one allocation per message.
+var coders = sync.Pool{New: func() any { return new(coder) }}
 
 // DecodeInto decodes a body into m, reusing its slices. It is strict: a body must be exactly
 // as long as its fields say, and every field valid. An error is a *FormatError, and leaves m undefined.
 func DecodeInto(m Message, body []byte) error {
-	var c coder
+	c := coders.Get().(*coder)
+	defer coders.Put(c)
 	return c.decode(m, body)
 }
 
@@ -55,6 +62,7 @@ type coder struct {
 	decoding bool
 	msg      Type
 	err      *FormatError
+	trace    func(field string, b []byte) // reading: is told of every field; usually nil
 }
 
 func (c *coder) encode(dst []byte, m Message) ([]byte, error) {
@@ -72,7 +80,7 @@ func (c *coder) encode(dst []byte, m Message) ([]byte, error) {
 }
 
 func (c *coder) decode(m Message, body []byte) error {
-	*c = coder{buf: body, decoding: true, msg: m.Type()}
+	*c = coder{buf: body, decoding: true, msg: m.Type(), trace: c.trace}
 	m.fields(c)
 	if c.err == nil && c.off != len(body) {
 		c.fail("body", c.off, "%d bytes too many", len(body)-c.off)
@@ -109,6 +117,9 @@ func (c *coder) take(field string, n int) []byte {
 	}
 	b := c.buf[c.off : c.off+n]
 	c.off += n
+	if c.trace != nil {
+		c.trace(field, b)
+	}
 	return b
 }
 

@@ -34,8 +34,9 @@ func (o Options) withDefaults() Options {
 // then one goroutine reads (Next, Payload), and any number write.
 //
 // Keepalive needs no help: from the handshake on a goroutine sends Ping when nothing else was
-// sent, and Next answers the peer's Pings and shows neither. A peer that is alive is thus never
-// silent for longer than half of IdleTimeout, however busy its reader is.
+// sent, and Pong for the Pings that Next takes in; Next shows neither. A peer that is alive is thus
+// never silent for longer than half of IdleTimeout, however busy its reader is. The reader itself
+// never writes: two peers that both wait to write would otherwise wait for each other.
 type Conn struct {
 	nc       net.Conn
 	options  Options
@@ -45,20 +46,21 @@ type Conn struct {
 	peer     Hello
 	features uint64
 	sent     atomic.Bool // something was written since the last look of the keepalive
-	pong     Pong        // reused by Next
 	ping     Ping        // reused by Next
 	coder    coder       // reused by Next
+	pings    chan uint64 // Next to keepalive: the token to answer; holds one
 	closing  chan struct{}
-	close    sync.Once
-	closeErr error
-	alive    sync.WaitGroup // the keepalive goroutine
+
+	life   sync.Mutex     // held while alive grows or closed is set
+	closed bool           // Close was called
+	alive  sync.WaitGroup // the keepalive goroutine
 }
 
 // NewConn makes a connection of nc, which it owns from then on.
 func NewConn(nc net.Conn, o Options) *Conn {
-	c := &Conn{nc: nc, options: o.withDefaults(), closing: make(chan struct{})}
+	c := &Conn{nc: nc, options: o.withDefaults(), closing: make(chan struct{}), pings: make(chan uint64, 1)}
 	c.r.src = (*impatient)(c)
-	c.w.dst = nc
+	c.w.init(nc)
 	c.w.arm = func() error {
 		c.sent.Store(true)
 		return nc.SetWriteDeadline(time.Now().Add(c.options.WriteTimeout))
@@ -97,7 +99,7 @@ func (c *Conn) Features() uint64 { return c.features }
 // RemoteAddr is the address of the peer.
 func (c *Conn) RemoteAddr() net.Addr { return c.nc.RemoteAddr() }
 
-// Next reads the next frame, up to its payload. It answers Ping by itself. Besides the errors of
+// Next reads the next frame, up to its payload. It has Pings answered. Besides the errors of
 // Reader.Next it gives *RemoteError for an Error frame, after which Next may be called
 // again: whether the refusal ends the connection depends on its code (ErrorCode.EndsConnection).
 // A type that the peer's role may not send is refused.
@@ -126,14 +128,15 @@ func (c *Conn) Next() (Header, []byte, error) {
 	}
 }
 
-// answer sends Pong for a Ping. A failed write shows at the next write of whoever writes; what the peer
-// still has to say is read nevertheless.
+// answer has the keepalive send Pong. Where one is still to be sent, that one is answer enough.
 func (c *Conn) answer(body []byte) error {
 	if err := c.coder.decode(&c.ping, body); err != nil {
 		return err
 	}
-	c.pong.Token = c.ping.Token
-	_ = c.w.WriteMessage(&c.pong) // kept by c.w
+	select {
+	case c.pings <- c.ping.Token:
+	default:
+	}
 	return nil
 }
 
@@ -174,37 +177,48 @@ func (c *Conn) WriteStream(m Message, sequence uint64) error { return c.w.WriteS
 // WriteUpdates is Writer.WriteUpdates.
 func (c *Conn) WriteUpdates(b *Batch, sequence uint64) error { return c.w.WriteUpdates(b, sequence) }
 
-// keepalive sends Ping in each quarter of IdleTimeout in which nothing else was sent, until Close
-// or a failed write (which every writer then learns of).
+// keepalive sends Ping in each quarter of IdleTimeout in which nothing else was sent, and the
+// Pongs, until Close or a failed write (which every writer then learns of).
 func (c *Conn) keepalive() {
 	tick := time.NewTicker(c.options.IdleTimeout / 4)
 	defer tick.Stop()
 	var ping Ping
+	var pong Pong
 	for {
+		var err error
 		select {
 		case <-c.closing:
 			return
+		case pong.Token = <-c.pings:
+			err = c.w.WriteMessage(&pong)
 		case <-tick.C:
+			if c.sent.Swap(false) {
+				continue
+			}
+			ping.Token++
+			err = c.w.WriteMessage(&ping)
+			c.sent.Store(false)
 		}
-		if c.sent.Swap(false) {
-			continue
-		}
-		ping.Token++
-		if c.w.WriteMessage(&ping) != nil { // kept by c.w
+		if err != nil { // kept by c.w
 			return
 		}
-		c.sent.Store(false)
 	}
 }
 
-// Close ends the connection at once. Reads and writes in progress fail with net.ErrClosed.
+// Close ends the connection at once, and all its goroutines. Reads and writes in progress fail
+// with net.ErrClosed. Closing again does nothing.
 func (c *Conn) Close() error {
-	c.close.Do(func() {
+	c.life.Lock()
+	again := c.closed
+	c.closed = true
+	c.life.Unlock()
+	var err error
+	if !again {
 		close(c.closing)
-		c.closeErr = c.nc.Close()
-	})
+		err = c.nc.Close()
+	}
 	c.alive.Wait()
-	return c.closeErr
+	return err
 }
 
 // lingerTimeout is how long Abort waits for the peer to take the Error frame.

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"errors"
 	"fmt"
 )
 
@@ -10,7 +11,7 @@ import (
 func (c *Conn) Handshake(own Hello) (peer Hello, err error) {
 	own = c.introduce(own)
 	if err := c.w.WriteMessage(&own); err != nil {
-		return Hello{}, c.abandon(err)
+		return Hello{}, errors.Join(err, c.Close())
 	}
 	peer, err = c.awaitHello()
 	if err != nil {
@@ -35,11 +36,11 @@ func (c *Conn) Answer(own Hello, admit func(peer Hello) error) (peer Hello, err 
 	if err == nil && admit != nil {
 		err = admit(peer)
 	}
-	if err == nil {
-		err = c.w.WriteMessage(&own)
-	}
 	if err != nil {
 		return Hello{}, c.abandon(err)
+	}
+	if err := c.w.WriteMessage(&own); err != nil {
+		return Hello{}, errors.Join(err, c.Close())
 	}
 	c.open(peer)
 	return peer, nil
@@ -57,7 +58,7 @@ func (c *Conn) introduce(own Hello) Hello {
 func (c *Conn) awaitHello() (Hello, error) {
 	h, body, err := c.r.Next()
 	if err != nil {
-		return Hello{}, err
+		return Hello{}, fmt.Errorf("wire: awaiting Hello from %s: %w", c.nc.RemoteAddr(), err)
 	}
 	if h.Type == TypeError {
 		return Hello{}, c.refused(body)
@@ -88,14 +89,18 @@ func (c *Conn) compatible(peer Hello) error {
 func (c *Conn) open(peer Hello) {
 	c.peer = peer
 	c.features = c.own.Features & peer.Features
-	c.alive.Go(c.keepalive)
+	c.life.Lock()
+	defer c.life.Unlock()
+	if !c.closed {
+		c.alive.Go(c.keepalive)
+	}
 }
 
 // abandon ends a handshake that failed. The peer is told what it did wrong, but not what it said
 // itself or what the connection did.
 func (c *Conn) abandon(err error) error {
-	code := CodeOf(err, 0)
-	if _, told := err.(*RemoteError); told || code == 0 {
+	_, told := errors.AsType[*RemoteError](err)
+	if told || CodeOf(err, 0) == 0 {
 		c.Close() // err says more than a failed close
 		return err
 	}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"sync"
 
 	"github.com/cespare/xxhash/v2"
 )
@@ -15,7 +14,11 @@ import (
 type Writer struct {
 	arm func() error // sets the deadline of a frame; may be nil
 
-	mu     sync.Mutex
+	// turn holds one token: who took it writes. It is a channel, not a mutex, so that in a synctest
+	// bubble a writer that waits lets time pass.
+	turn chan struct{}
+
+	// What follows belongs to who has the token.
 	dst    io.Writer
 	number uint64 // of the last frame
 	coder  coder
@@ -29,7 +32,20 @@ type Writer struct {
 
 // NewWriter makes a writer of frames to dst, from frame 1. Updates leave in one writev if dst is a
 // *net.TCPConn or *net.UnixConn.
-func NewWriter(dst io.Writer) *Writer { return &Writer{dst: dst} }
+func NewWriter(dst io.Writer) *Writer {
+	w := &Writer{}
+	w.init(dst)
+	return w
+}
+
+func (w *Writer) init(dst io.Writer) {
+	w.dst = dst
+	w.turn = make(chan struct{}, 1)
+	w.give()
+}
+
+func (w *Writer) take() { <-w.turn }
+func (w *Writer) give() { w.turn <- struct{}{} }
 
 // WriteMessage sends a control message. A *FormatError says that m itself is wrong: nothing was
 // sent, and the connection stays usable.
@@ -45,8 +61,8 @@ func (w *Writer) WriteMessage(m Message) error {
 func (w *Writer) WriteStream(m Message, sequence uint64) error { return w.control(m, sequence) }
 
 func (w *Writer) control(m Message, sequence uint64) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	w.take()
+	defer w.give()
 	if w.err != nil {
 		return w.err
 	}
@@ -68,8 +84,8 @@ func (w *Writer) control(m Message, sequence uint64) error {
 // WriteUpdates sends the updates gathered in b as one frame, without copying payload. sequence is
 // its number in the stream. b may be reused, or sent again, afterwards.
 func (w *Writer) WriteUpdates(b *Batch, sequence uint64) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	w.take()
+	defer w.give()
 	if w.err != nil {
 		return w.err
 	}
