@@ -176,6 +176,17 @@ func (c *Core) IntentDone(err error) {
 		c.advance(io)
 	}
 	clear(s.served)
+	s.readvance(c)
+}
+
+// readvance looks again at requests that came while a write was in progress: they may want only marks that
+// were in it.
+func (s *intentState) readvance(c *Core) {
+	late := append([]*IO(nil), s.waiting...)
+	s.waiting = s.waiting[:0]
+	for _, io := range late {
+		c.advance(io)
+	}
 }
 
 // advanceLog notes where the next record goes.
@@ -208,12 +219,7 @@ func (s *intentState) failed(c *Core, err error) {
 		c.out.Done = append(c.out.Done, io)
 		c.kickVolume(v)
 	}
-	// Requests that came while the write was in progress may rely on marks that have failed.
-	late := append([]*IO(nil), s.waiting...)
-	s.waiting = s.waiting[:0]
-	for _, io := range late {
-		c.advance(io)
-	}
+	s.readvance(c)
 }
 
 // tick rotates the record of what was written to lately, and has cleared what it can.

@@ -68,7 +68,7 @@ func (v *IntentVolume) synced(secondary string) bool {
 }
 
 const (
-	intentMagic   = 0x314c495757534600 // "\0FSWWIL1"
+	intentMagic   = 0x314c495757534600 // "\0FSWWIL1"; its low half is no recordMagic
 	intentVersion = 1
 	recordMagic   = 0x52495746 // "FWIR"
 	intentAlign   = 4096       // snapshot and records begin and end at multiples: no durable sector is written twice
@@ -133,8 +133,16 @@ func pad(b []byte) []byte {
 	return b
 }
 
-// chainSum is what the record behind data repeats: it can follow nothing else.
-func chainSum(data []byte) uint64 { return xxhash.Sum64(data) }
+// chainSum is what the record behind data repeats, so that it can follow nothing else: the checksum in
+// data, a snapshot or a record that is known to be sound.
+func chainSum(data []byte) uint64 {
+	le := binary.LittleEndian
+	end := le.Uint64(data[16:])
+	if le.Uint32(data) == recordMagic {
+		end = recordFixed + 8*uint64(le.Uint32(data[4:]))
+	}
+	return le.Uint64(data[end:])
+}
 
 func recordSize(marks int) int64 {
 	return int64(recordFixed+8*marks+8+intentAlign-1) / intentAlign * intentAlign

@@ -1,0 +1,223 @@
+package primary
+
+import (
+	"bytes"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+)
+
+// markedIn says which regions of volume a the log on disk marks.
+func markedIn(w *world) []uint64 {
+	l := LoadIntent(w.files)
+	if v := l.volume("g", "a"); v != nil {
+		return v.Marks
+	}
+	return nil
+}
+
+func TestWriteWaitsForItsMark(t *testing.T) {
+	w := synced(t, testOptions())
+	w.write(0, 20*BlockSize, BlockSize) // region 1
+	if len(w.flight) != 0 || w.intent == nil {
+		t.Fatal("a write to a clean region began before the region was marked")
+	}
+	w.finishIntent(nil)
+	if len(w.flight) != 1 {
+		t.Fatal("the write did not go on")
+	}
+	if m := markedIn(w); m[0] != 1<<1 {
+		t.Fatalf("marks %x, want region 1", m)
+	}
+	w.settle()
+	w.write(0, 21*BlockSize, BlockSize)
+	if w.intent != nil || len(w.flight) != 1 {
+		t.Fatal("a write to a marked region waits")
+	}
+}
+
+func TestIntentFailureFailsTheWriteThenRecovers(t *testing.T) {
+	w := synced(t, testOptions())
+	io := w.write(0, 20*BlockSize, BlockSize)
+	w.finishIntent(errDevice)
+	if io.Err == nil || w.hosts != 0 {
+		t.Fatalf("the write ended with %v, %d wait", io.Err, w.hosts)
+	}
+	if w.core.Status().Intent.LastError == "" {
+		t.Fatal("the status hides the failure")
+	}
+	io = w.write(0, 20*BlockSize, BlockSize)
+	if !w.intent.Truncate {
+		t.Fatal("a record is appended where an earlier one failed")
+	}
+	w.settle()
+	if io.Err != nil || markedIn(w)[0] != 1<<1 {
+		t.Fatalf("%v, marks %x", io.Err, markedIn(w))
+	}
+}
+
+func TestRegionsAreClearedAfterTheyAreFinal(t *testing.T) {
+	w := synced(t, testOptions())
+	w.write(0, 20*BlockSize, BlockSize)
+	w.settle()
+	w.tick(25 * time.Millisecond)
+	w.tick(25 * time.Millisecond)
+	w.settle()
+	if markedIn(w)[0] == 0 {
+		t.Fatal("cleared although the change is not final")
+	}
+	w.round()
+	w.tick(25 * time.Millisecond)
+	w.settle()
+	w.tick(25 * time.Millisecond)
+	w.settle()
+	if m := markedIn(w); m[0] != 0 {
+		t.Fatalf("still marked: %x", m)
+	}
+	if got := LoadIntent(w.files).final("g"); got != w.final {
+		t.Fatalf("the log says final %d, want %d", got, w.final)
+	}
+}
+
+func TestMarksOutgrowTheLogsRoom(t *testing.T) {
+	w := synced(t, testOptions())
+	w.core.intent.end = w.core.intent.snapshotAt + intentLogRoom // as if full
+	w.write(0, 20*BlockSize, BlockSize)
+	if !w.intent.Truncate {
+		t.Fatal("want a snapshot")
+	}
+	w.settle()
+	if markedIn(w)[0] != 1<<1 {
+		t.Fatalf("marks %x", markedIn(w))
+	}
+}
+
+// TestCrashAtEachStep ends the primary after every step of a write, with every outcome of what was
+// in progress, and expects the next CG to bring the copy up to whatever the device holds.
+func TestCrashAtEachStep(t *testing.T) {
+	steps := []func(w *world){
+		func(w *world) { w.write(0, 20*BlockSize, 3*BlockSize) },
+		func(w *world) { w.finishIntent(nil) },
+		func(w *world) { w.finish(0, nil) },
+		func(w *world) { w.peers[0].send() },
+		func(w *world) { w.peers[0].receive() },
+		func(w *world) { w.hold(time.Second) },
+		func(w *world) { w.thaw() },
+		func(w *world) { w.settle() },
+		func(w *world) { w.finalize() },
+		func(w *world) { w.tick(25 * time.Millisecond) },
+		func(w *world) { w.tick(25 * time.Millisecond) }, // a snapshot that clears is being written
+	}
+	for n := range len(steps) + 1 {
+		for _, keep := range []int{0, 1, 4095, 4096, 1 << 20} {
+			for outcome := range 2 {
+				w := synced(t, testOptions())
+				for _, s := range steps[:n] {
+					s(w)
+				}
+				w.crash(func() int { return outcome }, keep)
+				if p := LoadIntent(w.files).Problem; p != "" {
+					t.Fatalf("step %d, %d bytes kept: the log is lost: %s", n, keep, p)
+				}
+				for _, v := range w.core.Status().Groups[0].Volumes {
+					if v.ChangedBlocks > 3*16 {
+						t.Fatalf("step %d: %d blocks of %s are copied again", n, v.ChangedBlocks, v.Name)
+					}
+				}
+				w.abandon()
+				for _, p := range w.peers {
+					p.connect()
+				}
+				w.settle()
+				w.round()
+			}
+		}
+	}
+}
+
+func TestDamagedLogMeansAFullCopySaidLoudly(t *testing.T) {
+	w := synced(t, testOptions())
+	w.write(0, 20*BlockSize, BlockSize)
+	w.settle()
+	for i := range w.files {
+		if len(w.files[i]) > 0 {
+			w.files[i][50] ^= 1
+		}
+	}
+	core, err := NewCore(w.opt, w.spec, LoadIntent(w.files))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var a Actions
+	core.Take(&a)
+	if len(a.Notices) != 3 {
+		t.Fatalf("%d notices, want one for each copy: %+v", len(a.Notices), a.Notices)
+	}
+	for _, c := range core.Status().Groups[0].Connections {
+		if c.CatchupBlocks%testBlocks != 0 || c.CatchupBlocks == 0 {
+			t.Fatalf("%d blocks to copy", c.CatchupBlocks)
+		}
+	}
+}
+
+// TestDamagedLogIsNeverTakenForASoundOne flips each bit of a log with records: it is refused, or it is a torn tail,
+// or it says what it said.
+func TestDamagedLogIsNeverTakenForASoundOne(t *testing.T) {
+	w := synced(t, testOptions())
+	for _, b := range []uint64{20, 40, 60} {
+		w.write(0, b*BlockSize, BlockSize)
+		w.settle()
+	}
+	want := LoadIntent(w.files)
+	file := bytes.Clone(w.files[want.File])
+	last := len(file) - intentAlign
+	for i := range file {
+		file[i] ^= 0x10
+		got := LoadIntent([2][]byte{file})
+		file[i] ^= 0x10
+		got.File = want.File
+		if got.Problem == "" && i < last && !cmp.Equal(want, got) {
+			t.Fatalf("byte %d of %d changed, and nobody noticed: %s", i, len(file), cmp.Diff(want, got))
+		}
+	}
+}
+
+func TestIntentRoundTrip(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		size := rapid.Uint64Range(1, 300).Draw(t, "regions") << 20
+		l := &IntentLog{Seq: rapid.Uint64().Draw(t, "seq"), Region: 1 << 20,
+			Groups:  []IntentGroup{{rapid.StringN(1, 20, 200).Draw(t, "group"), rapid.Uint64().Draw(t, "final")}},
+			Volumes: []IntentVolume{{Group: "g", Name: "v", Size: size, Copies: []IntentCopy{{"s", rapid.Bool().Draw(t, "synced")}}, Marks: make([]uint64, (size>>20+63)/64)}}}
+		file := encodeSnapshot(l)
+		got, err := decodeIntent(file)
+		if err != nil || !cmp.Equal(l, got) {
+			t.Fatalf("%v: %s", err, cmp.Diff(l, got))
+		}
+		chain := chainSum(file)
+		for i := range rapid.IntRange(0, 3).Draw(t, "records") {
+			r := rapid.Uint64Range(0, size>>20-1).Draw(t, "region")
+			rec := appendRecord(nil, l.Seq, uint64(i), chain, []mark{{0, r}})
+			l.Volumes[0].Marks[r/64] |= 1 << (r % 64)
+			chain, file = chainSum(rec), append(file, rec...)
+		}
+		if got, err = decodeIntent(file); err != nil || !cmp.Equal(l, got) {
+			t.Fatalf("%v: %s", err, cmp.Diff(l, got))
+		}
+	})
+}
+
+func FuzzLoadIntent(f *testing.F) {
+	l := &IntentLog{Seq: 3, Region: 1 << 20, Groups: []IntentGroup{{"g", 9}},
+		Volumes: []IntentVolume{{Group: "g", Name: "v", Size: 8 << 20, Copies: []IntentCopy{{"s", true}}, Marks: []uint64{5}}}}
+	snap := encodeSnapshot(l)
+	f.Add(snap, []byte(nil))
+	f.Add(append(bytes.Clone(snap), appendRecord(nil, 3, 0, chainSum(snap), []mark{{0, 1}})...), snap[:100])
+	f.Fuzz(func(t *testing.T, a, b []byte) {
+		got := LoadIntent([2][]byte{a, b})
+		if _, err := NewCore(CoreOptions{}, []GroupSpec{{Name: "g", Volumes: []VolumeSpec{{Name: "v", Size: 8 << 20, Secondaries: []string{"s"}}}}}, got); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
