@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"math/bits"
 
 	"github.com/farside-storage/farside/alloc"
 	"github.com/farside-storage/farside/ring"
@@ -96,7 +97,7 @@ func (p *Pool) NewWriter() (*Writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	depth := 2 * n
+	depth := 1 << bits.Len(uint(2*n-1)) // each buffer may be split where the free blocks are
 	queue, err := p.devices.NewQueue(ring.QueueOptions{Depth: depth, Arenas: []*ring.Arena{arena}})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open a writer: %w", err), arena.Close())
@@ -451,7 +452,7 @@ func (w *Writer) releaseDead() error {
 	}
 	oldest := w.serial + 1 // serial of the oldest buffer that is not written
 	for i := range w.buffers {
-		if b := &w.buffers[i]; b.full || b == w.current {
+		if b := &w.buffers[i]; b.flights > 0 || b.written < b.used {
 			oldest = min(oldest, b.serial)
 		}
 	}
@@ -523,13 +524,11 @@ func deleteDead(dead []deadBlock, p PBlock) []deadBlock {
 	return dead
 }
 
-// drain writes everything out and waits for it.
+// drain writes everything out and waits for it. The current buffer stays the current one: the caller may
+// stand between Space and Put.
 func (w *Writer) drain() error {
-	if w.current != nil && w.current.used > 0 {
-		buf := w.current
-		buf.full = true
-		w.current = nil
-		if err := w.pushTail(buf); err != nil {
+	if w.current != nil {
+		if err := w.pushTail(w.current); err != nil {
 			return err
 		}
 	}
