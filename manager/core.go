@@ -264,7 +264,11 @@ func (c *Core) onConnected(ev Connected) {
 
 func (c *Core) onDisconnected(ev Disconnected) {
 	m := c.byName[ev.Peer]
-	if m == nil || !m.connected {
+	if m == nil {
+		return
+	}
+	if !m.connected { // an attempt to connect failed
+		m.lastError = ev.Reason
 		return
 	}
 	m.connected, m.opens, m.queries, m.fresh = false, 0, 0, false

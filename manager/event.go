@@ -18,7 +18,7 @@ type (
 		Peer     string
 		Instance wire.UUID
 	}
-	// Disconnected says that the connection to a peer is gone; nothing of it arrives any more.
+	// Disconnected says that the connection to a peer is gone, nothing of it arrives any more; or that an attempt to connect failed.
 	Disconnected struct{ Peer, Reason string }
 	// Received is a message of a peer; the core does not keep it.
 	Received struct {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 // Log is the durable log of decisions: what a manager must know after a restart. Methods
@@ -50,7 +51,7 @@ type boltLog struct{ db *bolt.DB }
 func OpenLog(path string) (Log, error) {
 	_, statErr := os.Stat(path)
 	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second})
-	if errors.Is(err, bolt.ErrTimeout) {
+	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, fmt.Errorf("manager: decision log %s is in use by another process; stop that manager first: %w", path, err)
 	}
 	if err != nil {

@@ -1,0 +1,413 @@
+package manager
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/farside-storage/farside/wire"
+)
+
+// Control is where a primary or secondary control is found.
+type Control struct {
+	Name string
+	Role wire.Role
+	Addr string // for wire.Dial: host:port on loopback, or unix:/path
+}
+
+// GroupOptions is a group and the settings it starts with if the decision log has none.
+type GroupOptions struct {
+	Group
+	Settings Settings
+}
+
+// Options of a Node.
+type Options struct {
+	Name     string // of this node
+	Listen   string // address at which tools may ask for status; "" none
+	Controls []Control
+	Groups   []GroupOptions
+	Log      Log          // owned by the caller
+	Audit    *AuditLog    // owned by the caller
+	Logger   *slog.Logger // nil: slog.Default
+	Wire     wire.Options
+
+	// dial replaces the network in tests.
+	dial func(context.Context, string) (*wire.Conn, error)
+}
+
+// Validate says what is wrong with the options, and what to do about it.
+func (o *Options) Validate() error {
+	if o.Name == "" || o.Log == nil || o.Audit == nil || len(o.Groups) == 0 {
+		return errors.New("manager: a node needs a name, a decision log, an audit log and at least one group")
+	}
+	controls := map[string]Control{}
+	for _, c := range o.Controls {
+		if _, twice := controls[c.Name]; twice || c.Name == "" || c.Addr == "" || c.Role != wire.RolePrimary && c.Role != wire.RoleSecondary {
+			return fmt.Errorf("manager: control %q: give each one its own name, an address and the role primary or secondary", c.Name)
+		}
+		controls[c.Name] = c
+	}
+	seen := map[string]bool{}
+	for _, g := range o.Groups {
+		if err := cmp.Or(g.Validate(), g.Settings.Validate()); err != nil {
+			return err
+		}
+		if seen[g.Name] {
+			return fmt.Errorf("manager: group %s is given twice", g.Name)
+		}
+		seen[g.Name] = true
+		for role, names := range map[wire.Role][]string{wire.RolePrimary: g.Primaries, wire.RoleSecondary: g.Secondaries} {
+			for _, n := range names {
+				if controls[n].Role != role {
+					return fmt.Errorf("manager: group %s names %s control %q: there is none of that name and role among the controls", g.Name, role, n)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// Node runs the cores of its groups: it keeps a connection to every control, writes the logs, and answers tools. One
+// goroutine owns the cores; everything reaches it through one channel.
+type Node struct {
+	opts     Options
+	log      *slog.Logger
+	hello    wire.Hello
+	started  time.Time
+	listener net.Listener
+
+	groups  []*groupRun // by name
+	byGroup map[string]*groupRun
+	peers   map[string]*peer
+
+	inbox   chan func() // run by the loop's goroutine
+	records chan record
+	done    chan struct{} // closed when the loop ended
+	wg      sync.WaitGroup
+
+	auditError string
+}
+
+// groupRun is one core and what the node keeps beside it. The loop owns it.
+type groupRun struct {
+	name    string
+	core    *Core
+	timer   *time.Timer
+	waiting map[uint64]chan error // Persist ID -> who asked for it
+}
+
+type record struct {
+	group  *groupRun
+	id     uint64
+	record Record
+}
+
+// NewNode takes over the groups: it begins a new epoch of each in the decision log, and listens. Run does the work.
+func NewNode(ctx context.Context, o Options) (*Node, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	n := &Node{
+		opts: o, log: o.Logger, started: time.Now(),
+		byGroup: map[string]*groupRun{}, peers: map[string]*peer{},
+		inbox: make(chan func(), 256), records: make(chan record, 16*len(o.Groups)), done: make(chan struct{}),
+	}
+	if n.log == nil {
+		n.log = slog.Default()
+	}
+	if n.opts.dial == nil {
+		n.opts.dial = func(ctx context.Context, addr string) (*wire.Conn, error) { return wire.Dial(ctx, addr, o.Wire) }
+	}
+	n.hello = wire.Hello{Role: wire.RoleManager, Node: o.Name}
+	if _, err := rand.Read(n.hello.Instance[:]); err != nil {
+		return nil, fmt.Errorf("manager: instance number: %w", err)
+	}
+	for _, g := range o.Groups {
+		if err := n.addGroup(g); err != nil {
+			return nil, err
+		}
+	}
+	slices.SortFunc(n.groups, func(a, b *groupRun) int { return cmp.Compare(a.name, b.name) })
+	for _, c := range o.Controls {
+		n.peers[c.Name] = &peer{node: n, Control: c, groups: n.groupsOf(c.Name)}
+	}
+	if o.Listen == "" {
+		return n, nil
+	}
+	var err error
+	n.listener, err = wire.Listen(ctx, o.Listen)
+	return n, err
+}
+
+func (n *Node) addGroup(g GroupOptions) error {
+	// Milliseconds since 1970 as floor: a lost log cannot bring back an old epoch.
+	rec, err := n.opts.Log.Begin(g.Name, uint64(max(0, time.Now().UnixMilli())))
+	if err != nil {
+		return err
+	}
+	core, err := NewCore(g.Group, g.Settings, rec, time.Now())
+	if err != nil {
+		return err
+	}
+	r := &groupRun{name: g.Name, core: core, waiting: map[uint64]chan error{}}
+	n.groups = append(n.groups, r)
+	n.byGroup[g.Name] = r
+	return n.audit(Entry{Time: time.Now(), Group: g.Name, Epoch: rec.Epoch, CG: rec.Decided.CG, Kind: EntryStart, Did: "manager " + n.opts.Name + " took over"})
+}
+
+func (n *Node) groupsOf(control string) []*groupRun {
+	var out []*groupRun
+	for _, g := range n.groups {
+		if g.core.byName[control] != nil {
+			out = append(out, g)
+		}
+	}
+	return out
+}
+
+// Addr is where the node listens for tools; nil if it does not.
+func (n *Node) Addr() net.Addr {
+	if n.listener == nil {
+		return nil
+	}
+	return n.listener.Addr()
+}
+
+// Run works until ctx ends, then closes every connection and returns nil. It may be called once. What is
+// in progress is left to the next start: the decision log has all that is needed.
+func (n *Node) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	n.wg.Go(n.keepRecords)
+	for _, p := range n.peers {
+		n.wg.Go(func() { p.run(ctx) })
+	}
+	if n.listener != nil {
+		n.wg.Go(func() { n.serveTools(ctx) })
+	}
+	for _, g := range n.groups {
+		n.step(g, Tick{})
+	}
+	n.loop(ctx)
+	close(n.done)
+	cancel()
+	close(n.records) // the loop was the only sender
+	n.wg.Wait()
+	for _, g := range n.groups {
+		if g.timer != nil {
+			g.timer.Stop()
+		}
+	}
+	return nil
+}
+
+func (n *Node) loop(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case f := <-n.inbox:
+			f()
+		}
+	}
+}
+
+// post hands f to the loop; false if the node ended.
+func (n *Node) post(f func()) bool {
+	select {
+	case n.inbox <- f:
+		return true
+	case <-n.done:
+		return false
+	}
+}
+
+// step gives an event to a core and does what it wants. Only the loop calls it.
+func (n *Node) step(g *groupRun, ev Event) {
+	for _, a := range slices.Clone(g.core.Step(time.Now(), ev)) {
+		switch a := a.(type) {
+		case Send:
+			n.peers[a.To].send(a.Message)
+		case Persist:
+			n.persist(g, a)
+		case Audit:
+			// The entry is still in memory and in the status; replication does not stop for it.
+			if err := n.audit(a.Entry); err != nil {
+				n.log.Error("audit entry not written", "group", g.name, "error", err)
+			}
+		case SetTimer:
+			n.setTimer(g, a.At)
+		case Reconnect:
+			n.peers[a.Peer].drop(errors.New(a.Reason))
+		}
+	}
+}
+
+func (n *Node) setTimer(g *groupRun, at time.Time) {
+	if g.timer != nil {
+		g.timer.Stop()
+	}
+	if at.IsZero() {
+		return
+	}
+	g.timer = time.AfterFunc(time.Until(at), func() { n.post(func() { n.step(g, Tick{}) }) })
+}
+
+func (n *Node) audit(e Entry) error {
+	err := n.opts.Audit.Write(e)
+	n.auditError = ""
+	if err != nil {
+		n.auditError = err.Error()
+	}
+	switch e.Kind {
+	case EntryRevertBegin, EntryHalt, EntryAlert, EntryUnreachable, EntryHoldFailed:
+		n.log.Warn(string(e.Kind), "group", e.Group, "cg", e.CG, "control", e.Control, "said", e.Said, "did", e.Did)
+	case EntryStart, EntryPlan, EntryVisit, EntryReverted, EntryRevertEnd, EntrySettings, EntryPause:
+		n.log.Info(string(e.Kind), "group", e.Group, "cg", e.CG, "control", e.Control, "said", e.Said, "did", e.Did)
+	}
+	return err
+}
+
+// persist queues a record. The queue is longer than a core's records in flight; should it be full all the
+// same, the log is stuck, and that is what the core is told.
+func (n *Node) persist(g *groupRun, p Persist) {
+	select {
+	case n.records <- record{g, p.ID, p.Record}:
+	default:
+		n.recorded(record{g, p.ID, p.Record}, errors.New("too many records wait for the decision log"))
+	}
+}
+
+// keepRecords makes records durable, in order, without holding up the loop.
+func (n *Node) keepRecords() {
+	for r := range n.records {
+		err := n.opts.Log.Append(r.group.name, r.record)
+		n.post(func() { n.recorded(r, err) })
+	}
+}
+
+func (n *Node) recorded(r record, err error) {
+	if w := r.group.waiting[r.id]; w != nil {
+		delete(r.group.waiting, r.id)
+		w <- err
+	}
+	if err != nil {
+		n.step(r.group, NotDurable{r.id, err})
+		return
+	}
+	n.step(r.group, Durable{r.id})
+}
+
+// ErrUnknownGroup is what the requests of a group that this node does not manage wrap.
+var ErrUnknownGroup = errors.New("unknown group")
+
+// errEnded says that the node stopped before it could answer.
+var errEnded = errors.New("manager: the node has stopped")
+
+// Pause stops forming CGs of a group once the one in progress is final. It returns when that
+// is durable, not when the CG is final: see Status.
+func (n *Node) Pause(ctx context.Context, group string) error { return n.change(ctx, group, Pause{}) }
+
+// Resume ends Pause; durable when it returns.
+func (n *Node) Resume(ctx context.Context, group string) error { return n.change(ctx, group, Resume{}) }
+
+// SetSettings changes the tunables of a group; durable when it returns.
+func (n *Node) SetSettings(ctx context.Context, group string, s Settings) error {
+	if err := s.Validate(); err != nil {
+		return err
+	}
+	return n.change(ctx, group, SetSettings{s})
+}
+
+func (n *Node) change(ctx context.Context, group string, ev Event) error {
+	g := n.byGroup[group]
+	if g == nil {
+		return fmt.Errorf("manager: %w %q", ErrUnknownGroup, group)
+	}
+	answer := make(chan error, 1)
+	if !n.post(func() { n.changeNow(g, ev, answer) }) {
+		return errEnded
+	}
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-n.done:
+		return errEnded
+	}
+}
+
+// changeNow has the answer given once the record that the change makes is durable; at once if nothing changed.
+func (n *Node) changeNow(g *groupRun, ev Event, answer chan error) {
+	id := g.core.nextID + 1 // of the next record, which is the change's own if there is one
+	g.waiting[id] = answer
+	n.step(g, ev)
+	if g.core.nextID < id {
+		delete(g.waiting, id)
+		answer <- nil
+	}
+}
+
+// NodeStatus is the JSON document that answers wire.Status.
+type NodeStatus struct {
+	Node       string    `json:"node"`
+	Role       string    `json:"role"`
+	Instance   string    `json:"instance"`
+	Started    time.Time `json:"started"`
+	Groups     []Status  `json:"groups"`
+	AuditError string    `json:"audit_error,omitempty"` // why the last audit entry is in memory only
+	Audit      []Entry   `json:"audit"`                 // the newest entries, oldest first
+}
+
+// statusAudit is how many audit entries a status carries.
+const statusAudit = 100
+
+// Status returns the status of every group.
+func (n *Node) Status(ctx context.Context) (NodeStatus, error) {
+	answer := make(chan NodeStatus, 1)
+	if !n.post(func() { answer <- n.statusNow() }) {
+		return NodeStatus{}, errEnded
+	}
+	select {
+	case s := <-answer:
+		return s, nil
+	case <-ctx.Done():
+		return NodeStatus{}, ctx.Err()
+	case <-n.done:
+		return NodeStatus{}, errEnded
+	}
+}
+
+func (n *Node) statusNow() NodeStatus {
+	s := NodeStatus{
+		Node: n.opts.Name, Role: wire.RoleManager.String(), Instance: fmt.Sprintf("%x", n.hello.Instance), Started: n.started,
+		AuditError: n.auditError, Audit: n.opts.Audit.Tail(statusAudit),
+	}
+	for _, g := range n.groups {
+		s.Groups = append(s.Groups, g.core.Status(time.Now()))
+	}
+	return s
+}
+
+func (n *Node) statusJSON(ctx context.Context) ([]byte, error) {
+	s, err := n.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	b, err := json.Marshal(s)
+	if err == nil && len(b) > wire.MaxStatus {
+		s.Audit = nil
+		b, err = json.Marshal(s)
+	}
+	return b, err
+}
