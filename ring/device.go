@@ -94,11 +94,11 @@ func describeBlock(fd int, st *unix.Stat_t, info *DeviceInfo) error {
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.BLKGETSIZE64, uintptr(unsafe.Pointer(&size))); errno != 0 {
 		return &os.PathError{Op: "size of", Path: info.Path, Err: errno}
 	}
-	sector, err := unix.IoctlGetInt(fd, unix.BLKSSZGET)
+	sector, err := unix.IoctlGetUint32(fd, unix.BLKSSZGET)
 	if err != nil {
 		return &os.PathError{Op: "sector size of", Path: info.Path, Err: err}
 	}
-	info.Size, info.SectorSize = int64(size), sector
+	info.Size, info.SectorSize = int64(size), int(sector)
 	dir := sysfsQueue(st.Rdev)
 	zeroes := sysfsNumber(dir+"/write_zeroes_max_bytes") > 0
 	info.WriteZeroes = zeroes

@@ -21,6 +21,9 @@ type rings struct {
 	enterFD    int
 	enterFlags uint32
 	setup      uint32
+	// mayCopy: submitting may copy a lot of memory (files in the page cache), so that Go's scheduler
+	// must be told of every system call.
+	mayCopy bool
 
 	// tail counts entries written, taken those that the kernel took. The owner alone
 	// touches them; ksqTail is how the kernel learns of tail.
@@ -212,11 +215,15 @@ func (r *rings) enter(submit uint32, wait bool) syscall.Errno {
 	flags := r.enterFlags | iouring.IORING_ENTER_FLAGS_GETEVENTS
 	var n uintptr
 	var errno syscall.Errno
+	var least uintptr
 	if wait {
-		n, _, errno = syscall.Syscall6(iouring.SYS_IO_URING_ENTER, uintptr(r.enterFD), uintptr(submit), 1, uintptr(flags), 0, 0)
+		least = 1
+	}
+	if wait || r.mayCopy {
+		n, _, errno = syscall.Syscall6(iouring.SYS_IO_URING_ENTER, uintptr(r.enterFD), uintptr(submit), least, uintptr(flags), 0, 0)
 	} else {
-		// Does not sleep, so Go's scheduler need not be told, which would cost more than the call.
-		n, _, errno = syscall.RawSyscall6(iouring.SYS_IO_URING_ENTER, uintptr(r.enterFD), uintptr(submit), 0, uintptr(flags), 0, 0)
+		// Neither sleeps nor takes long, so Go's scheduler need not be told, which costs something too.
+		n, _, errno = syscall.RawSyscall6(iouring.SYS_IO_URING_ENTER, uintptr(r.enterFD), uintptr(submit), least, uintptr(flags), 0, 0)
 	}
 	if errno == 0 {
 		r.taken += uint32(n)

@@ -71,7 +71,9 @@ func (d *uringDevices) NewQueue(o QueueOptions) (Queue, error) {
 type uringQueue struct {
 	*rings
 	infos []DeviceInfo
-	slots slots
+	// thread is the owner's, as the kernel numbers it.
+	thread int
+	slots  slots
 	// refused lists requests that failed their check, until Reap reports them.
 	refused []uint32
 	fixed   []fixedBuffer
@@ -102,8 +104,11 @@ func newUringQueue(d *uringDevices, depth int, o *QueueOptions) (*uringQueue, er
 		return nil, err
 	}
 	q := &uringQueue{
-		rings: r, infos: d.infos, slots: newSlots(depth),
+		rings: r, infos: d.infos, thread: unix.Gettid(), slots: newSlots(depth),
 		refused: make([]uint32, 0, depth), zeroBy: make([]zeroWay, len(d.infos)),
+	}
+	for i := range q.infos {
+		r.mayCopy = r.mayCopy || !q.infos[i].Direct
 	}
 	if err := q.register(d.fds, o); err != nil {
 		return nil, errors.Join(err, r.close())
@@ -412,6 +417,9 @@ func (q *uringQueue) wakeArrived(result int32) {
 func (q *uringQueue) Close() error {
 	if q.closing {
 		return ErrClosed
+	}
+	if unix.Gettid() != q.thread {
+		return errors.New("close io_uring queue: only the goroutine that opened it may close it")
 	}
 	defer runtime.UnlockOSThread()
 	var err error

@@ -211,3 +211,13 @@ func TestQueueDepth(t *testing.T) {
 		}
 	}
 }
+
+// TestCloseByAnotherGoroutine: it is refused, and the owner can still close.
+func TestCloseByAnotherGoroutine(t *testing.T) {
+	q := testQueue(t, QueueOptions{Depth: 2})
+	refused := make(chan error)
+	go func() { refused <- q.Close() }()
+	if err := <-refused; err == nil {
+		t.Error("another goroutine closed the queue")
+	}
+}

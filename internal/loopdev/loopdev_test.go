@@ -1,11 +1,14 @@
 package loopdev
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -72,4 +75,60 @@ func TestAttachRefuses(t *testing.T) {
 	if _, err := Attach(file, Options{BlockSize: 1000}); err == nil {
 		t.Error("sectors of 1000 bytes: no error")
 	}
+}
+
+// TestKilledProcessLeavesNothing kills a process that has a loop device attached.
+func TestKilledProcessLeavesNothing(t *testing.T) {
+	const child = "FARSIDE_LOOPDEV_CHILD"
+	if os.Getenv(child) != "" {
+		d := ForTest(t, "", 1<<20, Options{})
+		os.Stdout.WriteString("attached " + d.Path + "\n")
+		os.Stdin.Read(make([]byte, 1)) // until killed
+		return
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("loop devices need root")
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self, "-test.run=^TestKilledProcessLeavesNothing$")
+	cmd.Env = append(os.Environ(), child+"=1", "TMPDIR="+t.TempDir())
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	path := ""
+	for lines := bufio.NewScanner(out); path == "" && lines.Scan(); {
+		if rest, ok := strings.CutPrefix(lines.Text(), "attached "); ok {
+			path = rest
+		}
+	}
+	backing := filepath.Join("/sys/block", filepath.Base(path), "loop", "backing_file")
+	before, err := os.ReadFile(backing)
+	if err != nil {
+		t.Errorf("%q is not attached: %v", path, err)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err == nil {
+		t.Error("the killed process ended well")
+	}
+	// Something that watches block devices may hold it open a moment longer.
+	for range 100000 {
+		if now, err := os.ReadFile(backing); err != nil || string(now) != string(before) {
+			return
+		}
+	}
+	t.Errorf("%s is still attached", path)
 }
