@@ -134,14 +134,14 @@ func (c *bufferClass) put(b *Buffer) {
 		s.index = len(c.partial)
 		c.partial = append(c.partial, s)
 	}
-	unmap := len(s.free) == s.total && c.pool.mapped.Load()-inUse > maxIdle
-	if unmap {
+	idle := len(s.free) == s.total && c.pool.mapped.Load()-inUse > maxIdle
+	if idle {
 		c.drop(s)
 		c.pool.mapped.Add(-int64(len(s.mem)))
 	}
 	c.mu.Unlock()
-	if unmap {
-		if err := unix.Munmap(s.mem); err != nil {
+	if idle {
+		if err := unmap(s.mem); err != nil {
 			panic(fmt.Sprintf("nbd: munmap of a buffer slab: %v", err)) // only a wrong address can fail
 		}
 	}
@@ -170,3 +170,5 @@ func (c *bufferClass) addSlab() {
 	}
 	c.partial = append(c.partial, s)
 }
+
+func unmap(mem []byte) error { return unix.Munmap(mem) }
