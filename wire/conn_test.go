@@ -2,9 +2,17 @@ package wire
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
+	"os"
+	"slices"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/google/go-cmp/cmp"
@@ -138,4 +146,488 @@ func TestUpdatesOverTCP(t *testing.T) {
 	if err := <-sent; err != nil {
 		t.Fatal(err)
 	}
+}
+
+// shake runs both sides of a handshake and gives both outcomes.
+func shake(dialer, listener *Conn, from, to Hello, admit func(Hello) error) (dialed, answered error) {
+	done := make(chan error, 1)
+	go func() {
+		_, err := listener.Answer(to, admit)
+		done <- err
+	}()
+	_, dialed = dialer.Handshake(from)
+	return dialed, <-done
+}
+
+func TestHandshake(t *testing.T) {
+	const f1, f2, f3 = 1, 2, 4
+	hello := func(r Role, features, required uint64) Hello {
+		return Hello{Role: r, Node: r.String(), Features: features, Required: required}
+	}
+	later := hello(RolePrimary, 0, 0)
+	later.Version = 2
+	for _, c := range []struct {
+		name     string
+		from, to Hello
+		admit    func(Hello) error
+		want     error  // of both sides: one finds it, the other is told
+		features uint64 // in force
+	}{
+		{name: "primary to secondary", from: hello(RolePrimary, f1|f2, f2), to: hello(RoleSecondary, f2|f3, 0), features: f2},
+		{name: "manager to primary", from: hello(RoleManager, 0, 0), to: hello(RolePrimary, f1, 0)},
+		{name: "manager to secondary", from: hello(RoleManager, 0, 0), to: hello(RoleSecondary, 0, 0)},
+		{name: "tool to manager", from: hello(RoleTool, 0, 0), to: hello(RoleManager, 0, 0)},
+		{name: "later version", from: later, to: hello(RoleSecondary, 0, 0), want: ErrVersion},
+		{name: "dialer requires more", from: hello(RolePrimary, f1, f1), to: hello(RoleSecondary, f2, 0), want: ErrVersion},
+		{name: "listener requires more", from: hello(RolePrimary, f1, 0), to: hello(RoleSecondary, f2, f2), want: ErrVersion},
+		{name: "primary to primary", from: hello(RolePrimary, 0, 0), to: hello(RolePrimary, 0, 0), want: ErrRefused},
+		{name: "secondary dials", from: hello(RoleSecondary, 0, 0), to: hello(RolePrimary, 0, 0), want: ErrRefused},
+		{name: "tool to tool", from: hello(RoleTool, 0, 0), to: hello(RoleTool, 0, 0), want: ErrRefused},
+		{name: "not admitted", from: hello(RolePrimary, 0, 0), to: hello(RoleSecondary, 0, 0),
+			admit: func(p Hello) error { return fmt.Errorf("node %q: %w", p.Node, ErrShuttingDown) }, want: ErrShuttingDown},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d, l := tcpPair(t)
+			dialed, answered := shake(d, l, c.from, c.to, c.admit)
+			if c.want == nil {
+				if dialed != nil || answered != nil {
+					t.Fatalf("dialer: %v; listener: %v", dialed, answered)
+				}
+				if d.Features() != c.features || l.Features() != c.features {
+					t.Errorf("features %#x and %#x, want %#x", d.Features(), l.Features(), c.features)
+				}
+				if d.Peer().Node != c.to.Node || l.Peer().Node != c.from.Node {
+					t.Errorf("peers %q and %q", d.Peer().Node, l.Peer().Node)
+				}
+				return
+			}
+			if !errors.Is(dialed, c.want) || !errors.Is(answered, c.want) {
+				t.Errorf("dialer: %v; listener: %v; want both %v", dialed, answered, c.want)
+			}
+		})
+	}
+}
+
+func TestFirstFrameMustBeHello(t *testing.T) {
+	d, l := tcpPair(t)
+	if err := d.WriteMessage(&Ping{}); err != nil {
+		t.Fatal(err)
+	}
+	dialed, answered := shake(d, l, primaryHello, secondaryHello, nil)
+	if !errors.Is(answered, ErrProtocol) || !errors.Is(dialed, ErrProtocol) {
+		t.Errorf("dialer: %v; listener: %v", dialed, answered)
+	}
+}
+
+func TestRolesMaySendTheirTypesOnly(t *testing.T) {
+	eachControlType(t, func(t *testing.T, ty Type) {
+		if ty == TypePing || ty == TypePong || ty == TypeError {
+			return
+		}
+		p, s := openPair(t)
+		m := golden[slices.IndexFunc(golden, func(m Message) bool { return m.Type() == ty })]
+		sequence := uint64(0)
+		if ty.InStream() {
+			sequence = 1
+		}
+		if err := p.WriteStream(m, sequence); err != nil {
+			t.Fatal(err)
+		}
+		_, _, err := s.Next()
+		mine := ty == TypeAttach || ty == TypeZeroes || ty == TypeManifest
+		if mine && err != nil || !mine && !errors.Is(err, ErrProtocol) {
+			t.Errorf("a primary sends %v: %v", ty, err)
+		}
+	})
+}
+
+// After an Error that refuses a command the connection goes on.
+func TestRemoteError(t *testing.T) {
+	p, s := openPair(t)
+	refusal := Refusal(fmt.Errorf("group %q: %w", "bank", ErrUnknown), 7, "bank", 42)
+	if err := s.WriteMessage(refusal); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.WriteMessage(&Credit{Applied: 5}); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err := p.Next()
+	var remote *RemoteError
+	if !errors.As(err, &remote) || !errors.Is(err, ErrUnknown) {
+		t.Fatalf("error %v", err)
+	}
+	want := Error{Code: CodeUnknown, Frame: 7, Group: "bank", CG: 42, Text: `group "bank": unknown group or volume`}
+	if d := cmp.Diff(want, remote.Message); d != "" {
+		t.Error(d)
+	}
+	if h, _, err := p.Next(); err != nil || h.Type != TypeCredit {
+		t.Errorf("then %+v, %v", h, err)
+	}
+}
+
+// Abort's message arrives although the aborting side never read what was sent to it.
+func TestAbortIsHeard(t *testing.T) {
+	p, s := openPair(t)
+	payload, sums := randomBlocks(1, 32)
+	var b Batch
+	b.Reset(1)
+	if err := b.Add(Update{Count: 32}, sums, payload); err != nil {
+		t.Fatal(err)
+	}
+	for seq := range uint64(4) {
+		if err := p.WriteUpdates(&b, seq+1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, _, err := s.Next()
+	if err != nil {
+		t.Fatal(err)
+	}
+	aborted := make(chan error, 1)
+	go func() { aborted <- s.Abort(Refusal(ErrManifest, 1, "bank", 1)) }()
+	if _, _, err := p.Next(); !errors.Is(err, ErrManifest) {
+		t.Errorf("heard %v", err)
+	}
+	if _, _, err := p.Next(); err != io.EOF {
+		t.Errorf("then %v", err)
+	}
+	p.Close()
+	if err := <-aborted; err != nil {
+		t.Error(err)
+	}
+}
+
+// pipePair is openPair over net.Pipe, for synctest.
+func pipePair(t *testing.T) (p, s *Conn) {
+	a, b := net.Pipe()
+	p, s = NewConn(a, Options{}), NewConn(b, Options{})
+	if dialed, answered := shake(p, s, primaryHello, secondaryHello, nil); dialed != nil || answered != nil {
+		t.Fatal(dialed, answered)
+	}
+	return p, s
+}
+
+func TestIdlePeersStayConnected(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, s := pipePair(t)
+		heard := make(chan error, 2)
+		for _, c := range []*Conn{p, s} {
+			go func() {
+				_, _, err := c.Next()
+				heard <- err
+			}()
+		}
+		time.Sleep(time.Hour) // of the bubble
+		select {
+		case err := <-heard:
+			t.Fatal(err)
+		default:
+		}
+		p.Close()
+		s.Close()
+		<-heard
+		<-heard
+	})
+}
+
+func TestSilentPeerIsNoticed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, s := pipePair(t)
+		close(s.closing) // stops its keepalive: a peer that hangs
+		s.alive.Wait()
+		go io.Copy(io.Discard, s.nc)
+		start := time.Now()
+		_, _, err := p.Next()
+		if !errors.Is(err, ErrSilent) {
+			t.Errorf("error %v", err)
+		}
+		if d := time.Since(start); d != 3*time.Second {
+			t.Errorf("noticed after %v", d)
+		}
+		p.Close()
+		s.nc.Close()
+	})
+}
+
+// A peer that is busy elsewhere and does not read still shows that it lives.
+func TestBusyReaderIsNotSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, s := pipePair(t)
+		go io.Copy(io.Discard, p.nc) // takes s's pings, without ever answering
+		heard := make(chan error, 1)
+		go func() {
+			_, _, err := s.Next()
+			heard <- err
+		}()
+		time.Sleep(time.Minute)
+		select {
+		case err := <-heard:
+			t.Error(err)
+		default:
+		}
+		p.Close()
+		s.Close()
+		<-heard
+	})
+}
+
+func TestWriteTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := net.Pipe() // nobody reads b
+		c := NewConn(a, Options{WriteTimeout: 7 * time.Second})
+		start := time.Now()
+		if err := c.WriteMessage(&Ping{}); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("error %v", err)
+		}
+		if d := time.Since(start); d != 7*time.Second {
+			t.Errorf("gave up after %v", d)
+		}
+		c.Close()
+		b.Close()
+	})
+}
+
+// Close frees every goroutine that waits, and leaves none behind (synctest would not end).
+func TestCloseFreesEveryone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, s := pipePair(t)
+		done := make(chan error, 2)
+		go func() {
+			_, _, err := p.Next()
+			done <- err
+		}()
+		go func() {
+			payload, sums := randomBlocks(1, 1)
+			var b Batch
+			b.Reset(1)
+			err := b.Add(Update{Count: 1}, sums, payload)
+			done <- errors.Join(err, p.WriteUpdates(&b, 1)) // nobody reads s
+		}()
+		synctest.Wait()
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+		for range 2 {
+			if err := <-done; err == nil {
+				t.Error("went on after Close")
+			}
+		}
+		if err := p.Close(); err != nil {
+			t.Errorf("second Close: %v", err)
+		}
+		s.Close()
+	})
+}
+
+// Frames of many writers arrive whole and numbered without gaps (Reader checks that).
+func TestManyWriters(t *testing.T) {
+	const writers, each = 4, 200
+	p, s := openPair(t)
+	payload, sums := randomBlocks(2, 4)
+	var all sync.WaitGroup
+	all.Go(func() {
+		var b Batch
+		b.Reset(1)
+		if err := b.Add(Update{Count: 4}, sums, payload); err != nil {
+			t.Error(err)
+		}
+		for seq := range uint64(each) {
+			if err := p.WriteUpdates(&b, seq+1); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	for range writers {
+		all.Go(func() {
+			for range each {
+				if err := p.WriteMessage(&Attach{Group: "g", Volumes: []VolumeRef{{"v", BlockSize}}}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	count := make(map[Type]int)
+	for range (writers + 1) * each {
+		h, _, err := s.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		count[h.Type]++
+	}
+	all.Wait()
+	if d := cmp.Diff(map[Type]int{TypeUpdates: each, TypeAttach: writers * each}, count); d != "" {
+		t.Error(d)
+	}
+}
+
+// transfer sends and receives one frame of updates, and its credit, and allocates nothing.
+type transfer struct {
+	p, s     *Conn
+	b        Batch
+	payload  []byte
+	dst      []byte
+	sums     []uint64
+	updates  Updates
+	digest   Digest
+	credit   Credit
+	sequence uint64
+}
+
+func newTransfer(t testing.TB, blocks int) *transfer {
+	x := &transfer{}
+	x.p, x.s = openPair(t)
+	x.payload, x.sums = randomBlocks(4, blocks)
+	x.dst = make([]byte, len(x.payload))
+	return x
+}
+
+func (x *transfer) send() error {
+	x.b.Reset(1)
+	x.digest.Reset()
+	for i := range x.sums { // the worst case: random single blocks
+		u := Update{Volume: 1, Block: uint64(i * 77), Count: 1}
+		if err := x.b.Add(u, x.sums[i:i+1], x.payload[i*BlockSize:(i+1)*BlockSize]); err != nil {
+			return err
+		}
+		x.digest.AddUpdate(u, x.sums[i:i+1])
+	}
+	x.sequence++
+	return x.p.WriteUpdates(&x.b, x.sequence)
+}
+
+func (x *transfer) receive() error {
+	h, body, err := x.s.Next()
+	if err != nil {
+		return err
+	}
+	if err := x.updates.Decode(h, body); err != nil {
+		return err
+	}
+	x.digest.Reset()
+	for u, sums := range x.updates.All() {
+		x.digest.AddUpdate(u, sums)
+	}
+	if err := x.s.Payload(x.dst[:h.Payload]); err != nil {
+		return err
+	}
+	x.credit.Applied = h.Sequence
+	return x.s.WriteMessage(&x.credit)
+}
+
+func (x *transfer) credited() error {
+	_, body, err := x.p.Next()
+	if err != nil {
+		return err
+	}
+	return DecodeInto(&x.credit, body)
+}
+
+func TestUpdatesAllocateNothing(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector makes sync.Pool forget on purpose")
+	}
+	x := newTransfer(t, 8) // fits the socket's buffers: one goroutine does both sides
+	if n := testing.AllocsPerRun(300, func() {
+		for _, step := range []func() error{x.send, x.receive, x.credited} {
+			if err := step(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations per frame", n)
+	}
+	if !bytes.Equal(x.dst, x.payload) {
+		t.Error("payload differs")
+	}
+}
+
+// BenchmarkUpdates sends 256 KiB of single-block updates per operation over TCP loopback, framed
+// and received in place, without checksumming payload.
+func BenchmarkUpdates(b *testing.B) {
+	x := newTransfer(b, 64)
+	b.SetBytes(int64(len(x.payload)))
+	b.ReportAllocs()
+	received := make(chan error, 1)
+	go func() {
+		for range b.N {
+			if err := x.receiveOnly(); err != nil {
+				received <- err
+				return
+			}
+		}
+		received <- nil
+	}()
+	b.ResetTimer()
+	for range b.N {
+		if err := x.send(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := <-received; err != nil {
+		b.Fatal(err)
+	}
+}
+
+// receiveOnly is receive without credit and digest, which the sending goroutine uses.
+func (x *transfer) receiveOnly() error {
+	h, body, err := x.s.Next()
+	if err != nil {
+		return err
+	}
+	if err := x.updates.Decode(h, body); err != nil {
+		return err
+	}
+	return x.s.Payload(x.dst[:h.Payload])
+}
+
+// BenchmarkBareCopy is the floor of BenchmarkUpdates: the same bytes over the same sockets.
+func BenchmarkBareCopy(b *testing.B) {
+	x := newTransfer(b, 64)
+	b.SetBytes(int64(len(x.payload)))
+	received := make(chan error, 1)
+	go func() {
+		for range b.N {
+			if _, err := io.ReadFull(x.s.nc, x.dst); err != nil {
+				received <- err
+				return
+			}
+		}
+		received <- nil
+	}()
+	b.ResetTimer()
+	for range b.N {
+		if _, err := x.p.nc.Write(x.payload); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := <-received; err != nil {
+		b.Fatal(err)
+	}
+}
+
+func BenchmarkDecodeUpdates(b *testing.B) {
+	_, sums := randomBlocks(1, MaxUpdateBlocks)
+	var batch Batch
+	batch.Reset(1)
+	payload := make([]byte, BlockSize)
+	for i := range sums {
+		if err := batch.Add(Update{Block: uint64(i * 3), Count: 1}, sums[i:i+1], payload); err != nil {
+			b.Fatal(err)
+		}
+	}
+	body := append(bytes.Clone(batch.body), batch.sums...)
+	h := Header{Type: TypeUpdates, Payload: MaxPayload, Body: uint32(len(body))}
+	var u Updates
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := u.Decode(h, body); err != nil {
+			b.Fatal(err)
+		}
+		for d, sums := range u.All() {
+			if d.Count != uint32(len(sums)) {
+				b.Fatal("count")
+			}
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(len(sums)), "ns/update")
 }
