@@ -117,14 +117,20 @@ func (v *Volume) checkRange(first VBlock, n uint64) error {
 	return nil
 }
 
-// locate says where a physical block is.
-func (p *Pool) locate(b PBlock) (device int, block uint64) {
+// locate says where a physical block is: the device by its place in what was opened.
+func (p *Pool) locate(b PBlock) (opened int, block uint64) {
+	device, block := p.locatePool(b)
+	return p.order[device], block
+}
+
+// locatePool says where a physical block is: the device by its number in the pool, as the control loop's I/O counts.
+func (p *Pool) locatePool(b PBlock) (device int, block uint64) {
 	for i := len(p.sb.devices) - 1; i > 0; i-- {
 		if d := &p.sb.devices[i]; b >= d.base {
-			return p.order[i], uint64(b - d.base)
+			return i, uint64(b - d.base)
 		}
 	}
-	return p.order[0], uint64(b)
+	return 0, uint64(b)
 }
 
 func (p *Pool) failed() error {

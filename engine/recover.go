@@ -59,6 +59,8 @@ type recovery struct {
 	// building are CGs of which parts but no COMPLETE were replayed yet.
 	building map[buildKey]*building
 	end      journalPos // where the journal goes on
+	readOnly bool       // repair nothing
+	pieces   uint64     // replayed
 }
 
 type buildKey struct {
@@ -87,9 +89,11 @@ func (p *Pool) recover() (err error) {
 	p.ctl = &control{pool: p, io: io}
 	p.ctl.ckpt.arena = arena
 	p.readers.wake = io.q.Wake
-	r := &recovery{p: p, io: io, scratch: mem[(journalBuffers+checkpointBuffers)*pieceBytes:],
-		groups: map[uint32]*Group{}, volumes: map[uint32]*Volume{}, building: map[buildKey]*building{}}
-	if err := r.load(); err != nil {
+	r := newRecovery(p, io, mem[(journalBuffers+checkpointBuffers)*pieceBytes:])
+	if err = r.load(); err == nil {
+		err = r.io.flush() // G: what was replayed may never have been flushed; it is acknowledged from here on
+	}
+	if err != nil {
 		for _, v := range r.volumes {
 			v.table.close()
 		}
@@ -106,6 +110,11 @@ func (p *Pool) recover() (err error) {
 	return nil
 }
 
+func newRecovery(p *Pool, io *controlIO, scratch []byte) *recovery {
+	return &recovery{p: p, io: io, scratch: scratch,
+		groups: map[uint32]*Group{}, volumes: map[uint32]*Volume{}, building: map[buildKey]*building{}}
+}
+
 // load reads everything, in the order in which it depends on each other. The letters are those of FORMAT.md.
 func (r *recovery) load() error {
 	for _, stage := range []func() error{
@@ -115,7 +124,6 @@ func (r *recovery) load() error {
 		r.replay,          // D
 		r.settle,          // E
 		r.deriveBitmap,    // F
-		r.io.flush,        // G: what was replayed may never have been flushed; it is acknowledged from here on
 	} {
 		if err := stage(); err != nil {
 			return err
@@ -182,6 +190,11 @@ func (r *recovery) superblockOf(device int) (*superblock, error) {
 		return nil, err
 	}
 	for _, i := range damaged {
+		if r.readOnly {
+			r.p.repairs = append(r.p.repairs, &CorruptionError{Device: path, Offset: blocksToBytes(uint64(i * superblockStride)),
+				Structure: "superblock", Reason: fmt.Sprintf("copy %d is damaged; opening the pool repairs it from the others", i)})
+			continue
+		}
 		r.p.repairs = append(r.p.repairs, &CorruptionError{Device: path, Offset: blocksToBytes(uint64(i * superblockStride)),
 			Structure: "superblock", Reason: fmt.Sprintf("copy %d was damaged; repaired from the others", i)})
 		copy(r.scratch[:BlockSize], sb.encode(i))

@@ -1,12 +1,13 @@
 package engine
 
 import (
+	"bytes"
 	"fmt"
 )
 
 // D: the journal, piece by piece from the root's tail on, until the chain ends.
 func (r *recovery) replay() error {
-	j := journalReader{io: r.io, pool: r.p.sb.pool, zone: r.p.sb.zones.journal, size: r.p.sb.zones.journalLen, buf: r.scratch}
+	j := r.journalReader()
 	pos := r.root.tail
 	for {
 		records, next, found, err := j.read(pos)
@@ -21,8 +22,10 @@ func (r *recovery) replay() error {
 			return r.corrupt(at, "journal", fmt.Sprintf("piece %d", pos.seq), err)
 		}
 		pos = next
+		r.pieces++
 	}
 	r.end = pos
+	r.p.repairs = append(r.p.repairs, j.notes...)
 	lost, err := j.brokenAt(pos, r.root.tail)
 	if err != nil {
 		return err
@@ -41,6 +44,20 @@ type journalReader struct {
 	zone uint64
 	size uint64
 	buf  []byte
+	path string
+
+	notes []error // damaged copies of twin pieces
+}
+
+func (r *recovery) journalReader() *journalReader {
+	z := &r.p.sb.zones
+	return &journalReader{io: r.io, pool: r.p.sb.pool, zone: z.journal, size: z.journalLen, buf: r.scratch, path: r.p.info[r.p.order[0]].Path}
+}
+
+// note tells of a twin of which one copy is damaged; the other one serves.
+func (j *journalReader) note(block uint64, seq uint64) {
+	j.notes = append(j.notes, &CorruptionError{Device: j.path, Offset: blocksToBytes(j.zone + block), Structure: "journal",
+		Reason: fmt.Sprintf("one copy of piece %d is damaged or was never written; the other one serves", seq)})
 }
 
 // read returns the records of the piece at pos, which stay valid until the next call, and the position after
@@ -70,10 +87,14 @@ func (j *journalReader) at(block uint64, pos journalPos) (p piece, records []byt
 		return p, nil, false, err
 	}
 	if p, records, ok = j.parse(buf, pos); ok {
+		if p.flags&pieceTwin != 0 && (n < 2 || !bytes.Equal(buf[:BlockSize], buf[BlockSize:2*BlockSize])) {
+			j.note(start+1, pos.seq)
+		}
 		return p, records, true, nil
 	}
 	if n > 1 {
 		if p, records, ok = j.parse(buf[BlockSize:2*BlockSize], pos); ok && p.flags&pieceTwin != 0 {
+			j.note(start, pos.seq)
 			return p, records, true, nil
 		}
 	}

@@ -1,0 +1,215 @@
+package engine
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/farside-storage/farside/ring"
+)
+
+// CheckOptions say how deep [Check] looks.
+type CheckOptions struct {
+	// Data: read every mapped block and compare its checksum.
+	Data bool
+	// Progress, if set, is told how many of the blocks to be read have been.
+	Progress func(done, total uint64)
+}
+
+// CheckReport is what [Check] found.
+type CheckReport struct {
+	Pool       string `json:"pool"`
+	UUID       string `json:"uuid"`
+	Checkpoint uint64 `json:"checkpoint"`
+	// Pieces of the journal after the checkpoint.
+	Pieces  uint64       `json:"journal_pieces"`
+	Groups  []CheckGroup `json:"groups"`
+	Blocks  uint64       `json:"blocks"` // that can hold data
+	Mapped  uint64       `json:"mapped"` // of these, named by a table
+	Scanned uint64       `json:"scanned"`
+	// Damage that a redundant copy makes good: opening the pool goes on.
+	Repairable []string `json:"repairable"`
+	// Damage that nothing makes good.
+	Damage []string `json:"damage"`
+}
+
+// CheckGroup is a group as the devices have it.
+type CheckGroup struct {
+	Name     string        `json:"name"`
+	Epoch    uint64        `json:"epoch"`
+	Final    uint64        `json:"final"`
+	Linked   uint64        `json:"linked"`
+	Complete uint64        `json:"complete"`
+	Volumes  []CheckVolume `json:"volumes"`
+}
+
+// CheckVolume is a volume as the devices have it.
+type CheckVolume struct {
+	Name   string `json:"name"`
+	Size   uint64 `json:"size"`
+	Mapped uint64 `json:"mapped"` // blocks, as of the final CG
+}
+
+// OK says that nothing is damaged, not even repairably.
+func (r *CheckReport) OK() bool { return len(r.Damage) == 0 && len(r.Repairable) == 0 }
+
+// Check verifies every structure of a pool that nobody has open, and changes nothing: superblock copies,
+// roots, table pages, journal, that no physical block is linked twice or lies outside of the data, and with
+// Data every mapped block. The error is about not being able to look; what was found is in the report.
+func Check(devs ring.Devices, o CheckOptions) (*CheckReport, error) {
+	var rep *CheckReport
+	err := offline(devs, func(r *recovery) error {
+		rep = &CheckReport{Repairable: []string{}, Damage: []string{}}
+		err := r.load()
+		for _, e := range r.p.repairs {
+			rep.Repairable = append(rep.Repairable, e.Error())
+		}
+		if err != nil {
+			rep.Damage = append(rep.Damage, err.Error())
+			return nil
+		}
+		rep.describe(r)
+		if !o.Data {
+			return nil
+		}
+		return rep.scan(r, o.Progress)
+	})
+	return rep, err
+}
+
+// offline runs f on a pool that is not opened for use: nothing is written.
+func offline(devs ring.Devices, f func(*recovery) error) error {
+	return inOwnThread(func() (err error) {
+		p, err := newPool(devs, Options{Manual: true})
+		if err != nil {
+			return err
+		}
+		arena, err := ring.NewArena(scratchBlocks * BlockSize)
+		if err != nil {
+			return err
+		}
+		io, err := newControlIO(devs, 64, arena)
+		if err != nil {
+			return errors.Join(err, arena.Close())
+		}
+		p.ctl = &control{pool: p, io: io}
+		p.ctl.ckpt.arena = arena
+		r := newRecovery(p, io, arena.Bytes())
+		r.readOnly = true
+		err = f(r)
+		return errors.Join(err, r.close())
+	})
+}
+
+// close frees what load made.
+func (r *recovery) close() error {
+	for _, v := range r.volumes {
+		v.table.close()
+	}
+	for _, g := range r.groups {
+		for _, l := range g.live {
+			for _, t := range l.tables {
+				t.free()
+			}
+		}
+	}
+	r.p.memory.close()
+	var err error
+	if r.p.alloc != nil {
+		err = r.p.alloc.Close()
+	}
+	return errors.Join(err, r.io.q.Close(), r.p.ctl.ckpt.close())
+}
+
+func (rep *CheckReport) describe(r *recovery) {
+	p := r.p
+	rep.Pool, rep.UUID, rep.Checkpoint, rep.Pieces = p.sb.name, p.sb.pool.String(), r.root.checkpoint, r.pieces
+	s := p.alloc.Stats()
+	rep.Mapped, rep.Blocks = s.Used, s.Used+s.Free
+	for _, g := range p.Groups() {
+		cg := CheckGroup{Name: g.name, Epoch: g.state.epoch, Final: g.state.final, Linked: g.state.linked, Complete: g.state.complete}
+		for _, v := range g.Volumes() {
+			cv := CheckVolume{Name: v.name, Size: v.size}
+			v.eachMapped(func(VBlock, entry) { cv.Mapped++ })
+			cg.Volumes = append(cg.Volumes, cv)
+		}
+		rep.Groups = append(rep.Groups, cg)
+	}
+}
+
+// eachMapped calls f for the mapped blocks of the pointer table in ascending order.
+func (v *Volume) eachMapped(f func(VBlock, entry)) {
+	for b := VBlock(0); uint64(b) < v.table.blocks(); b++ {
+		if next := v.table.skipUnused(b); next != b {
+			b = next - 1
+			continue
+		}
+		if e := v.table.load(b); e != 0 {
+			f(b, e)
+		}
+	}
+}
+
+// named is a mapped block, to be read in order of its place.
+type named struct {
+	vol   *Volume
+	block VBlock
+	entry entry
+}
+
+// scan reads every block that a table names, in the order in which they stand on the devices.
+func (rep *CheckReport) scan(r *recovery, progress func(done, total uint64)) error {
+	var all []named
+	for _, g := range r.p.Groups() {
+		for _, v := range g.Volumes() {
+			v.eachMapped(func(b VBlock, e entry) { all = append(all, named{v, b, e}) })
+		}
+		for _, l := range g.live {
+			for _, t := range l.tables {
+				for _, s := range t.index {
+					if e := t.at(uint32(s&posMask) - 1); s != 0 && e.block != 0 {
+						all = append(all, named{t.vol, VBlock(s >> posBits), e.entry()})
+					}
+				}
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b named) int { return cmp.Compare(a.entry.block(), b.entry.block()) })
+	for done := 0; done < len(all); {
+		n := 1
+		for n < scratchBlocks && done+n < len(all) && all[done+n].entry.block() == all[done].entry.block()+PBlock(n) {
+			n++
+		}
+		rep.scanRun(r, all[done:done+n])
+		done += n
+		rep.Scanned = uint64(done)
+		if progress != nil {
+			progress(uint64(done), uint64(len(all)))
+		}
+	}
+	return nil
+}
+
+func (rep *CheckReport) scanRun(r *recovery, run []named) {
+	device, block := r.p.locatePool(run[0].entry.block())
+	path := r.p.info[r.p.order[device]].Path
+	buf := r.scratch[:len(run)*BlockSize]
+	if err := r.io.read(device, block, buf); err != nil {
+		if len(run) > 1 { // find out which
+			for i := range run {
+				rep.scanRun(r, run[i:i+1])
+			}
+			return
+		}
+		rep.Damage = append(rep.Damage, fmt.Sprintf("volume %s block %d: %v", run[0].vol.name, run[0].block, err))
+		return
+	}
+	for i, x := range run {
+		if sum := Sum(buf[i*BlockSize : (i+1)*BlockSize]); !x.entry.matches(sum) {
+			err := &CorruptionError{Device: path, Offset: blocksToBytes(block + uint64(i)), Structure: "data block", Reason: "not what was stored",
+				Err: &ChecksumError{Volume: x.vol.name, Block: x.block, At: x.entry.block(), Want: uint64(x.entry), Got: sum}}
+			rep.Damage = append(rep.Damage, err.Error())
+		}
+	}
+}
