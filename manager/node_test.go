@@ -349,9 +349,11 @@ func TestReq15_SilentPeerIsNoticedWithin3s(t *testing.T) {
 // TestNodeRefusesTheWrongPeer: the address leads to another node.
 func TestNodeRefusesTheWrongPeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSite(t, 1, 2)
+		s := newSite(t, 1, 3)
 		o := s.pipeOptions(func(string) bool { return false })
-		o.Controls[2].Addr = "s1"
+		o.Groups[0].Secondaries = o.Groups[0].Secondaries[:2]
+		o.Controls = o.Controls[:3]
+		o.Controls[2].Addr = "s3"
 		n, stop := start(t, o)
 		time.Sleep(time.Second)
 		synctest.Wait()
