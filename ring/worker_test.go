@@ -39,7 +39,7 @@ func (s *scripted) Push(r Request) bool {
 }
 
 func (s *scripted) Reap(out []Completion, min int) (int, error) {
-	if s.err != nil {
+	if s.err != nil && len(s.tags) > 0 {
 		return 0, s.err
 	}
 	if min > 0 && len(s.tags) == 0 {
