@@ -1,0 +1,92 @@
+package bench
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/farside-storage/farside/engine"
+	"github.com/farside-storage/farside/ring"
+)
+
+// Options say what to measure, where and for how long.
+type Options struct {
+	// Names of workloads (see [Names]); "all" or none: all of them.
+	Names []string
+	// Device is a block device or a regular file; everything in its first Size bytes is destroyed.
+	Device string
+	// Loop makes a loop device for the run instead, with 4 KiB sectors and direct I/O: "tmpfs" has its
+	// backing file in memory, "disk" in Dir. Needs root.
+	Loop string
+	// Dir holds the backing file of a "disk" loop device; "": the folder for temporary files.
+	Dir string
+	// Size in bytes of a loop device, or of the part of Device that is used. 0: 4 GiB for a
+	// loop device; all of Device up to 16 GiB.
+	Size int64
+	// Seconds that each repetition of a workload lasts; 0: 10, with Quick 2.
+	Seconds int
+	// Repetitions of each workload, alternating with its floor; 0: 3.
+	Repetitions int
+	// Quick makes everything short: good enough to see that it works.
+	Quick bool
+	// Kind of queue; zero: io_uring or nothing.
+	Kind ring.Kind
+	// Profile, if not empty, is cpu, mem, mutex, block or trace: a profile of the workloads, floors
+	// included, is written to ProfileDir ("": the current folder).
+	Profile    string
+	ProfileDir string
+	// Progress, if set, is told what goes on; from one goroutine at a time.
+	Progress func(line string)
+}
+
+const (
+	defaultLoopSize   = 4 << 30
+	defaultDeviceSize = 16 << 30
+	minSize           = 512 << 20
+)
+
+func (o *Options) fill() error {
+	if o.Kind == ring.Auto {
+		o.Kind = ring.Uring
+	}
+	if o.Seconds == 0 {
+		o.Seconds = 10
+		if o.Quick {
+			o.Seconds = 2
+		}
+	}
+	if o.Repetitions == 0 {
+		o.Repetitions = 3
+	}
+	if o.Progress == nil {
+		o.Progress = func(string) {}
+	}
+	if len(o.Names) == 0 || slices.Contains(o.Names, "all") {
+		o.Names = Names()
+	}
+	return o.check()
+}
+
+func (o *Options) check() error {
+	for _, n := range o.Names {
+		if _, err := find(n); err != nil {
+			return err
+		}
+	}
+	switch {
+	case o.Seconds < 1 || o.Seconds > 86400:
+		return fmt.Errorf("bench: %d seconds: want 1 to 86400", o.Seconds)
+	case o.Repetitions < 1 || o.Repetitions > 100:
+		return fmt.Errorf("bench: %d repetitions: want 1 to 100", o.Repetitions)
+	case o.Size != 0 && (o.Size < minSize || o.Size%engine.BlockSize != 0):
+		return fmt.Errorf("bench: size of %d bytes: want at least %d (512 MiB), a multiple of %d", o.Size, minSize, engine.BlockSize)
+	case (o.Device == "") == (o.Loop == ""):
+		return errors.New("bench: name one device to measure on: either --device PATH or --loop tmpfs|disk")
+	case o.Loop != "" && o.Loop != loopMemory && o.Loop != loopDisk:
+		return fmt.Errorf("bench: loop device on %q: want %s or %s", o.Loop, loopMemory, loopDisk)
+	case o.Profile != "" && profileModes[o.Profile] == nil:
+		return fmt.Errorf("bench: profile %q: want one of %s", o.Profile, strings.Join(profileNames(), ", "))
+	}
+	return nil
+}

@@ -1,0 +1,51 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// workload measures something on a device. It may destroy what stands in the device's region, and
+// leaves nothing open.
+type workload struct {
+	name string
+	// what is one line for people.
+	what string
+	run  func(ctx context.Context, r *run) ([]Result, error)
+}
+
+// workloads in the order in which they run.
+var workloads = []workload{
+	{"floors", "what the bare device and the bare processor can do", runFloors},
+	{"ingest", "random 4 KiB updates in process, a CG linked and released every second", runIngest},
+	{"amplification", "device bytes per payload byte over 30 s, journal and checkpoints included", runAmplification},
+	{"link", "LINK and REVERT of small and large CGs, end to end", runLink},
+	{"reads", "random 4 KiB reads in process", runReads},
+}
+
+// Names lists the workloads.
+func Names() []string {
+	names := make([]string, len(workloads))
+	for i, w := range workloads {
+		names[i] = w.name
+	}
+	return names
+}
+
+// Describe is one line about a workload, "" if there is none of that name.
+func Describe(name string) string {
+	if w, err := find(name); err == nil {
+		return w.what
+	}
+	return ""
+}
+
+func find(name string) (workload, error) {
+	i := slices.IndexFunc(workloads, func(w workload) bool { return w.name == name })
+	if i < 0 {
+		return workload{}, fmt.Errorf("bench: %q is not a workload: name some of %s, or all", name, strings.Join(Names(), ", "))
+	}
+	return workloads[i], nil
+}

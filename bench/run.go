@@ -1,0 +1,81 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// run is what a workload gets.
+type run struct {
+	o   Options
+	dev *device
+}
+
+func (r *run) progress(format string, args ...any) { r.o.Progress(fmt.Sprintf(format, args...)) }
+
+func (r *run) duration() time.Duration { return time.Duration(r.o.Seconds) * time.Second }
+
+// floorTime is how long one run of a floor lasts: there is one more of them than of the subject.
+func (r *run) floorTime() time.Duration { return min(r.duration(), 3*time.Second) }
+
+// Run measures. If it fails on the way, the report holds what was measured before.
+func Run(ctx context.Context, o Options) (rep Report, err error) {
+	if err := o.fill(); err != nil {
+		return rep, err
+	}
+	o.Progress("prepare the device: everything in the region that is measured is overwritten")
+	dev, err := openDevice(ctx, o)
+	if err != nil {
+		return rep, fmt.Errorf("bench: %w", err)
+	}
+	defer func() { err = errors.Join(err, dev.close()) }()
+	rep.Host = describeHost(dev)
+	stop, err := startProfile(o)
+	if err != nil {
+		return rep, err
+	}
+	defer stop()
+	r := &run{o: o, dev: dev}
+	for _, name := range o.Names {
+		w, err := find(name)
+		if err != nil {
+			return rep, err
+		}
+		r.progress("%s: %s", w.name, w.what)
+		results, err := w.run(ctx, r)
+		rep.Results = append(rep.Results, results...)
+		if err != nil {
+			return rep, fmt.Errorf("bench %s: %w", w.name, err)
+		}
+	}
+	return rep, nil
+}
+
+// alternate runs floor and subject in turn, floor first and last. A single subject's floor is the
+// mean of its two neighbours.
+func (r *run) alternate(ctx context.Context, floor, subject func() (float64, error)) ([]Repetition, error) {
+	before, err := floor()
+	if err != nil {
+		return nil, err
+	}
+	var out []Repetition
+	for i := range r.o.Repetitions {
+		if err := ctx.Err(); err != nil {
+			return out, err
+		}
+		value, err := subject()
+		if err != nil {
+			return out, err
+		}
+		after, err := floor()
+		if err != nil {
+			return out, err
+		}
+		out = append(out, Repetition{Value: value, Floor: (before + after) / 2})
+		r.progress("  repetition %d of %d: %.4g, floor %.4g before and %.4g after", i+1, r.o.Repetitions, value, before, after)
+		before = after
+	}
+	return out, nil
+}
