@@ -19,7 +19,7 @@ type TB interface {
 const Memory = "/dev/shm"
 
 // ForTest attaches a loop device of size bytes to a new sparse file in folder dir ("" means the test's
-// temporary folder), and detaches it when the test ends. The file has no name any more, so that a killed
+// temporary folder; so does Memory where it does not exist), and detaches it when the test ends. The file has no name any more, so that a killed
 // test leaves nothing. Skips the test where loop devices cannot be made.
 func ForTest(t TB, dir string, size int64, o Options) *Device {
 	t.Helper()
@@ -28,6 +28,11 @@ func ForTest(t TB, dir string, size int64, o Options) *Device {
 	}
 	if _, err := os.Stat("/dev/loop-control"); err != nil {
 		t.Skipf("no loop devices here: %v", err)
+	}
+	if dir == Memory {
+		if _, err := os.Stat(dir); err != nil {
+			dir = ""
+		}
 	}
 	if dir == "" {
 		dir = t.TempDir()
