@@ -417,15 +417,10 @@ func TestDigest(t *testing.T) {
 	}
 }
 
-// seedFrames are frames for the fuzzers to start from.
-func seedFrames(f *testing.F) {
-	f.Add(goldenExchange(f))
-	f.Add(allMessages(f))
-}
-
-// repair makes the checksums of a mutated stream fit, so that a fuzzer gets past them.
+// repair makes the checksums and numbers of a mutated stream fit, so that a fuzzer gets past them.
 func repair(stream []byte) {
-	for len(stream) >= HeaderSize {
+	for number := uint64(1); len(stream) >= HeaderSize; number++ {
+		le.PutUint64(stream[offNumber:], number)
 		body := int(le.Uint32(stream[offBody:]))
 		if rest := len(stream) - HeaderSize; body <= rest {
 			le.PutUint64(stream[offBodySum:], xxhash.Sum64(stream[HeaderSize:HeaderSize+body]))
@@ -440,8 +435,21 @@ func repair(stream []byte) {
 }
 
 func FuzzReader(f *testing.F) {
-	seedFrames(f)
-	f.Fuzz(func(t *testing.T, stream []byte) {
+	f.Add(goldenExchange(f)[HeaderSize+64+2*BlockSize:]) // without the long payload
+	f.Add(allMessages(f)[HeaderSize+64+2*BlockSize:])
+	payload, sums := randomBlocks(1, 1)
+	var b Batch
+	b.Reset(1)
+	if err := b.Add(Update{Count: 1}, sums, payload); err != nil {
+		f.Fatal(err)
+	}
+	var updates bytes.Buffer
+	if err := NewWriter(&updates).WriteUpdates(&b, 1); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(updates.Bytes())
+	f.Fuzz(func(t *testing.T, in []byte) {
+		stream := bytes.Clone(in)
 		_, plain := takeAll(bytes.NewReader(stream))
 		repair(stream)
 		n, err := takeAll(bytes.NewReader(stream))

@@ -52,7 +52,8 @@ func (u *Updates) Decode(h Header, body []byte) error {
 	sum := 0
 	for off := 0; off < len(descriptors); off += descriptorSize {
 		d := descriptor(descriptors[off:])
-		if field, reason := badUpdate(d); reason != "" {
+		if !d.valid() {
+			field, reason := badUpdate(d)
 			return fail(field, updatesFixed+off, "%s", reason)
 		}
 		sum += int(d.Count)
@@ -99,7 +100,12 @@ func descriptor(b []byte) Update {
 	return Update{Volume: le.Uint32(b), Count: le.Uint32(b[4:]), Block: le.Uint64(b[8:])}
 }
 
-// badUpdate says which field of d breaks a rule, and how; reason "" if none.
+// valid says whether d breaks no rule, in as few steps as the receive path can bear.
+func (d Update) valid() bool {
+	return d.Count-1 < MaxUpdateBlocks && d.Volume < MaxVolumes && d.Block <= MaxBlocks-uint64(d.Count)
+}
+
+// badUpdate says which field of d breaks a rule, and how; reason "" if d is valid.
 func badUpdate(d Update) (field, reason string) {
 	if d.Count > MaxUpdateBlocks {
 		return "count", fmt.Sprintf("%d exceeds %d", d.Count, MaxUpdateBlocks)
@@ -217,8 +223,8 @@ func (b *Batch) accept(u Update, sums []uint64, pieces [][]byte) error {
 	if b.CG() == 0 {
 		return fail("cg", "is 0: Reset was not called, or with CG 0")
 	}
-	if field, reason := badUpdate(u); reason != "" {
-		return fail(field, reason)
+	if !u.valid() {
+		return fail(badUpdate(u))
 	}
 	if !b.Fits(u.Count) {
 		return fail("count", fmt.Sprintf("%d blocks more than the %d gathered exceed %d", u.Count, b.blocks, MaxUpdateBlocks))
