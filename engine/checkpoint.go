@@ -188,6 +188,8 @@ func (c *control) writeRoot(r *root, err error) {
 		return
 	}
 	body := r.encodeBody()
+	length := len(body)
+	body = padBody(body)
 	z := &c.pool.sb.zones
 	n := 1 + bytesToBlocks(uint64(len(body)))
 	if n > z.rootBlocks {
@@ -200,7 +202,7 @@ func (c *control) writeRoot(r *root, err error) {
 		return
 	}
 	buf := arena.Bytes()
-	copy(buf, r.encodeHeader(c.pool.sb.pool, body))
+	copy(buf, r.encodeHeader(c.pool.sb.pool, body, length))
 	copy(buf[BlockSize:], body)
 	at := z.rootSlot(r.checkpoint % 2)
 	c.io.start(ring.Request{Op: ring.OpWrite, Off: blocksToBytes(at), Buf: buf}, func(err error) {

@@ -67,9 +67,10 @@ func format(devs ring.Devices, sb *superblock) (err error) {
 	}
 	r := &root{checkpoint: 1, tail: journalPos{seq: 1}}
 	body := r.encodeBody()
-	n := 1 + int(bytesToBlocks(uint64(len(body))))
-	clear(buf[:n*BlockSize])
-	copy(buf, r.encodeHeader(sb.pool, body))
+	length := len(body)
+	body = padBody(body)
+	n := 1 + len(body)/BlockSize
+	copy(buf, r.encodeHeader(sb.pool, body, length))
 	copy(buf[BlockSize:], body)
 	if err := io.write(0, sb.zones.rootSlot(r.checkpoint%2), buf[:n*BlockSize]); err != nil {
 		return err

@@ -33,7 +33,7 @@ type piece struct {
 	durable uint64 // pieces up to this one were flushed when this one was written
 	flags   uint32
 	length  uint32 // bytes of records
-	sum     uint64 // of header and records
+	sum     uint64 // of header, records and padding
 }
 
 func (p *piece) blocks() uint64 {
@@ -45,8 +45,7 @@ func (p *piece) blocks() uint64 {
 
 // sealPiece fills in the header before buf's records (from pieceHeader on), pads with zeros and returns the whole blocks.
 func sealPiece(buf []byte, pool UUID, p *piece) []byte {
-	n := int(bytesToBlocks(uint64(pieceHeader+p.length))) * BlockSize
-	buf = buf[:n]
+	buf = buf[:pieceBytesOf(p.length)]
 	clear(buf[pieceHeader+int(p.length):])
 	h := append(buf[:0], pieceMagic...)
 	h = append(h, pool[:8]...)
@@ -61,13 +60,18 @@ func sealPiece(buf []byte, pool UUID, p *piece) []byte {
 	return buf
 }
 
-// pieceSum covers header (but for the sum itself) and records.
+// pieceSum covers header (but for the sum itself), records and padding.
 func pieceSum(buf []byte, length uint32) uint64 {
 	var d xxhash.Digest
 	d.Reset()
 	d.Write(buf[:pieceHeader-8])
-	d.Write(buf[pieceHeader : pieceHeader+int(length)])
+	d.Write(buf[pieceHeader:pieceBytesOf(length)])
 	return d.Sum64()
+}
+
+// pieceBytesOf is the size of one copy of a piece with length bytes of records.
+func pieceBytesOf(length uint32) int {
+	return int(bytesToBlocks(uint64(pieceHeader+length))) * BlockSize
 }
 
 // openPiece decodes a header from the first block of a piece; the checksum is checked by the caller once the whole
@@ -113,6 +117,7 @@ type journal struct {
 	flushing bool
 	waiters  []journalWaiter // in order of seq
 	err      error           // sticky: a write or flush failed
+	failed   func(error)     // told once
 }
 
 type flight struct {
@@ -127,8 +132,8 @@ type journalWaiter struct {
 
 const journalBuffers = 8
 
-func newJournal(io *controlIO, pool UUID, z *zones, at journalPos, tail uint64, mem []byte) *journal {
-	j := &journal{io: io, pool: pool, zone: z.journal, size: z.journalLen, next: at, tail: tail,
+func newJournal(failed func(error), io *controlIO, pool UUID, z *zones, at journalPos, tail uint64, mem []byte) *journal {
+	j := &journal{failed: failed, io: io, pool: pool, zone: z.journal, size: z.journalLen, next: at, tail: tail,
 		written: at.seq - 1, durable: at.seq - 1}
 	for i := range journalBuffers {
 		n := pieceMaxBlocks * BlockSize
@@ -279,6 +284,7 @@ func (j *journal) fail(err error) error {
 		for _, w := range waiters {
 			w.done(j.err)
 		}
+		j.failed(j.err)
 	}
 	return j.err
 }

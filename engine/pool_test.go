@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"fmt"
 	"testing"
 
-	"github.com/farside-storage/farside/ring"
 	"github.com/farside-storage/farside/ring/ringtest"
 )
 
@@ -291,6 +289,3 @@ func readAll(t testing.TB, v *Volume, kind ViewKind) []byte {
 	}
 	return buf
 }
-
-var _ = fmt.Sprint
-var _ ring.Devices

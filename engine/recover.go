@@ -102,7 +102,7 @@ func (p *Pool) recover() (err error) {
 		}
 		return errors.Join(err, io.q.Close(), p.ctl.ckpt.close())
 	}
-	p.ctl.journal = newJournal(io, p.sb.pool, &p.sb.zones, r.end, r.root.tail.block, mem)
+	p.ctl.journal = newJournal(p.ctl.fail, io, p.sb.pool, &p.sb.zones, r.end, r.root.tail.block, mem)
 	for i := range checkpointBuffers {
 		at := (journalBuffers + i) * pieceBytes
 		p.ctl.ckpt.buffers = append(p.ctl.ckpt.buffers, mem[at:at+pieceBytes])
@@ -256,11 +256,10 @@ func (r *recovery) readRoot(at uint64) (*root, error) {
 		body = append(body, r.scratch[:k*BlockSize]...)
 		done += k
 	}
-	body = body[:n]
 	if got := Sum(body); got != sum {
 		return nil, fmt.Errorf("body checksum %016x, stored %016x", got, sum)
 	}
-	return root, root.decodeBody(body)
+	return root, root.decodeBody(body[:n])
 }
 
 // C: groups and volumes of the root, and the table pages that its directory names.

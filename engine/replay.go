@@ -103,7 +103,7 @@ func (j *journalReader) at(block uint64, pos journalPos) (p piece, records []byt
 
 func (j *journalReader) parse(buf []byte, pos journalPos) (p piece, records []byte, ok bool) {
 	p, ok = openPiece(buf, j.pool)
-	if !ok || p.seq != pos.seq || p.prev != pos.prev || int(pieceHeader+p.length) > len(buf) || pieceSum(buf, p.length) != p.sum {
+	if !ok || p.seq != pos.seq || p.prev != pos.prev || pieceBytesOf(p.length) > len(buf) || pieceSum(buf, p.length) != p.sum {
 		return p, nil, false
 	}
 	return p, buf[pieceHeader : pieceHeader+p.length], true
@@ -123,7 +123,7 @@ func (j *journalReader) brokenAt(pos, tail journalPos) (bool, error) {
 			if !ok || p.seq <= pos.seq || p.durable < pos.seq {
 				continue
 			}
-			if whole := int(bytesToBlocks(uint64(pieceHeader+p.length))) * BlockSize; int(i)*BlockSize+whole > int(n)*BlockSize {
+			if int(i)*BlockSize+pieceBytesOf(p.length) > int(n)*BlockSize {
 				if ok, err := j.wholeAt(at+i, p); err != nil || ok {
 					return ok, err
 				}

@@ -88,6 +88,11 @@ func (r *root) encodeBody() []byte {
 	return b
 }
 
+// padBody fills the last block of a body with zeros, which the body's checksum covers too.
+func padBody(b []byte) []byte {
+	return append(b, make([]byte, roundUp(uint64(len(b)), BlockSize)-uint64(len(b)))...)
+}
+
 func (r *root) decodeBody(body []byte) error {
 	d := &decoder{b: body}
 	r.nextGroup, r.nextVolume = d.u32("next group"), d.u32("next volume")
@@ -117,11 +122,11 @@ func (r *root) decodeBody(body []byte) error {
 	return d.end()
 }
 
-// encodeHeader makes the header block of a root with this body.
-func (r *root) encodeHeader(pool UUID, body []byte) []byte {
+// encodeHeader makes the header block of a root with this body, of which length bytes are not padding.
+func (r *root) encodeHeader(pool UUID, body []byte, length int) []byte {
 	b := append(make([]byte, 0, BlockSize), rootMagic...)
 	b = append(b, pool[:]...)
-	for _, v := range []uint64{r.checkpoint, r.tail.block, r.tail.seq, r.tail.prev, uint64(len(body)), xxhash.Sum64(body)} {
+	for _, v := range []uint64{r.checkpoint, r.tail.block, r.tail.seq, r.tail.prev, uint64(length), xxhash.Sum64(body)} {
 		b = le.AppendUint64(b, v)
 	}
 	b = append(b, make([]byte, BlockSize-8-len(b))...)

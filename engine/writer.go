@@ -28,6 +28,7 @@ type Writer struct {
 	current *writeBuffer
 	flights []writeFlight // by tag
 	freeTag []uint32
+	retries []writeFlight // runs whose write failed, placed elsewhere, to be written again
 	reaped  []ring.Completion
 
 	extent  alloc.Extent
@@ -390,24 +391,11 @@ func (w *Writer) pushTail(buf *writeBuffer) error {
 	}
 	buf.written = to
 	buf.flights++
-	for len(w.freeTag) == 0 {
+	for len(w.freeTag) == 0 || !w.push(writeFlight{buf, from, to}) {
 		if err := w.reap(1); err != nil {
 			return err
 		}
 	}
-	tag := w.freeTag[len(w.freeTag)-1]
-	w.freeTag = w.freeTag[:len(w.freeTag)-1]
-	w.flights[tag] = writeFlight{buf, from, to}
-	device, block := w.pool.locate(buf.at[from])
-	r := ring.Request{Op: ring.OpWrite, Device: device, Off: blocksToBytes(block),
-		Buf: buf.mem[from*BlockSize : to*BlockSize], Tag: uint64(tag)}
-	for !w.queue.Push(r) {
-		if err := w.reap(1); err != nil {
-			return err
-		}
-	}
-	w.stats.DeviceWrites++
-	w.stats.DeviceBlocks += uint64(to - from)
 	return w.queue.Submit()
 }
 
@@ -432,6 +420,7 @@ func (w *Writer) reap(least int) error {
 			return err
 		}
 	}
+	w.pushAgain()
 	return nil
 }
 
@@ -472,47 +461,65 @@ func (w *Writer) placeAgain(f writeFlight, cause error) error {
 	buf := f.buf
 	w.pool.retire(prange{buf.at[f.from], uint64(f.to - f.from)}, cause)
 	w.stats.Retired += uint64(f.to - f.from)
+	run := writeFlight{buf: buf, from: f.from, to: f.from}
 	for i := f.from; i < f.to; i++ {
 		bad, o := buf.at[i], buf.owner[i]
 		w.dead = deleteDead(w.dead, bad)
 		if e := o.table.at(o.pos); e.block != bad {
-			continue // superseded meanwhile
+			w.again(run) // superseded meanwhile
+			run.from, run.to = i+1, i+1
+			continue
 		}
 		if w.runLeft == 0 {
 			if err := w.refill(); err != nil {
-				w.lastErr = fmt.Errorf("after a write error (%w) no other place: %w", cause, err)
+				w.lastErr = fmt.Errorf("after a write error (%w) there is no other place: %w", cause, err)
 				return w.lastErr
 			}
 		}
 		p := w.run
 		w.run++
 		w.runLeft--
+		if run.to > run.from && buf.at[i-1]+1 != p {
+			w.again(run)
+			run.from = i
+		}
 		o.table.at(o.pos).block = p
 		buf.at[i] = p
-		if err := w.rewrite(buf, i); err != nil {
-			return err
-		}
+		run.to = i + 1
 	}
+	w.again(run)
 	return nil
 }
 
-// rewrite pushes one block of a buffer again, to its new place.
-func (w *Writer) rewrite(buf *writeBuffer, i int) error {
-	if len(w.freeTag) == 0 {
-		w.lastErr = fmt.Errorf("too many write errors at once: %w", ErrFailed)
-		return w.lastErr
+// again queues a run for another write, to its new place.
+func (w *Writer) again(f writeFlight) {
+	if f.from < f.to {
+		f.buf.flights++
+		w.retries = append(w.retries, f)
 	}
+}
+
+// pushAgain pushes as many of the queued runs as there is room for.
+func (w *Writer) pushAgain() {
+	for len(w.retries) > 0 && len(w.freeTag) > 0 && w.push(w.retries[0]) {
+		w.retries = w.retries[1:]
+	}
+}
+
+// push pushes one write, if there is room.
+func (w *Writer) push(f writeFlight) bool {
 	tag := w.freeTag[len(w.freeTag)-1]
-	w.freeTag = w.freeTag[:len(w.freeTag)-1]
-	w.flights[tag] = writeFlight{buf, i, i + 1}
-	buf.flights++
-	device, block := w.pool.locate(buf.at[i])
-	r := ring.Request{Op: ring.OpWrite, Device: device, Off: blocksToBytes(block), Buf: buf.mem[i*BlockSize : (i+1)*BlockSize], Tag: uint64(tag)}
+	device, block := w.pool.locate(f.buf.at[f.from])
+	r := ring.Request{Op: ring.OpWrite, Device: device, Off: blocksToBytes(block),
+		Buf: f.buf.mem[f.from*BlockSize : f.to*BlockSize], Tag: uint64(tag)}
 	if !w.queue.Push(r) {
-		w.lastErr = fmt.Errorf("too many write errors at once: %w", ErrFailed)
-		return w.lastErr
+		return false
 	}
-	return nil
+	w.freeTag = w.freeTag[:len(w.freeTag)-1]
+	w.flights[tag] = f
+	w.stats.DeviceWrites++
+	w.stats.DeviceBlocks += uint64(f.to - f.from)
+	return true
 }
 
 func deleteDead(dead []deadBlock, p PBlock) []deadBlock {
@@ -532,7 +539,7 @@ func (w *Writer) drain() error {
 			return err
 		}
 	}
-	for w.queue.InFlight() > 0 {
+	for w.queue.InFlight() > 0 || len(w.retries) > 0 {
 		if err := w.reap(1); err != nil {
 			return err
 		}
