@@ -136,3 +136,47 @@ func cpuTime(b *testing.B) float64 {
 	}
 	return float64(u.Utime.Nano() + u.Stime.Nano())
 }
+
+// BenchmarkWorkerWrite4K is the same through a worker: calls handed over from another goroutine, 16 at a time.
+func BenchmarkWorkerWrite4K(b *testing.B) {
+	const depth, batch = 128, 16
+	loop := loopdev.ForTest(b, loopdev.Memory, benchDevice, loopdev.Options{})
+	devs, err := Open([]string{loop.Path}, OpenOptions{Kind: Uring})
+	if err != nil {
+		b.Fatal(err)
+	}
+	arena, err := NewArena(depth * 4096)
+	if err != nil {
+		b.Fatal(err)
+	}
+	w, err := NewWorker(devs, QueueOptions{Depth: depth, Arenas: []*Arena{arena}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	free := make(chan *Call, depth)
+	for i := range depth {
+		free <- &Call{
+			Request: Request{Op: OpWrite, Buf: arena.Bytes()[i*4096:][:4096]},
+			Done:    func(c *Call) { free <- c },
+		}
+	}
+	rng := rand.New(rand.NewPCG(1, 2))
+	calls := make([]*Call, 0, batch)
+	b.ReportAllocs()
+	for b.Loop() {
+		c := <-free
+		if c.Err != nil {
+			b.Fatal(c.Err)
+		}
+		c.Off = rng.Int64N(benchDevice/4096) * 4096
+		if calls = append(calls, c); len(calls) == batch {
+			w.Go(calls...)
+			calls = calls[:0]
+		}
+	}
+	w.Go(calls...)
+	if err := errors.Join(w.Close(), devs.Close(), arena.Close()); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "writes/s")
+}
