@@ -1,0 +1,268 @@
+package target
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/farside-storage/farside/engine"
+	"github.com/farside-storage/farside/wire"
+)
+
+// obedience serves one manager's connection. Commands of one group run in their order on a goroutine of their own, so that
+// a slow device holds up neither pings nor other groups.
+type obedience struct {
+	node *Node
+	link *link
+	work sync.WaitGroup
+
+	lanes map[string]chan order // the reader's
+
+	mu     sync.Mutex
+	groups map[string]*charge // those that the manager has spoken of
+}
+
+// order is a command on its way.
+type order struct {
+	command wire.Commanded
+	frame   uint64
+}
+
+// charge is what the manager was told of a group without asking.
+type charge struct {
+	epoch    uint64 // of its newest command that was obeyed
+	complete uint64 // newest CG told of
+	lost     bool
+}
+
+// laneDepth is how many commands of a group may wait; a manager has one or two.
+const laneDepth = 32
+
+// obey serves a manager until its connection ends.
+func (n *Node) obey(l *link) {
+	o := &obedience{node: n, link: l, lanes: map[string]chan order{}, groups: map[string]*charge{}}
+	n.opts.Logger.Info("manager connected", "peer", l.name())
+	o.work.Go(o.announce)
+	frame, err := o.read()
+	err = l.reason(err)
+	l.cancel(err) // commands that wait for the journal go on in the pool, unheard
+	for _, lane := range o.lanes {
+		close(lane)
+	}
+	o.work.Wait()
+	n.opts.Logger.Info("manager left", "peer", l.name(), "error", err)
+	l.end(err, frame, "", 0)
+}
+
+func (o *obedience) read() (frame uint64, err error) {
+	for {
+		h, body, err := o.link.conn.Next()
+		if refused, ok := errors.AsType[*wire.RemoteError](err); ok && !refused.Message.Code.EndsConnection() {
+			continue // nothing here waits for an answer
+		}
+		if err != nil {
+			return h.Number, err
+		}
+		if h.Type == wire.TypeStatus {
+			err = o.node.replyStatus(o.link)
+		} else {
+			err = o.queue(h, body)
+		}
+		if err != nil {
+			return h.Number, err
+		}
+	}
+}
+
+// queue gives a command to the lane of its group.
+func (o *obedience) queue(h wire.Header, body []byte) error {
+	m, err := wire.Decode(h.Type, body)
+	if err != nil {
+		return err
+	}
+	c, ok := m.(wire.Commanded)
+	if !ok {
+		return unexpected(h)
+	}
+	name := c.Head().Group
+	lane := o.lanes[name]
+	if lane == nil {
+		g, err := o.node.opts.Pool.Group(name)
+		if err != nil {
+			return o.refuse(order{c, h.Number}, fromEngine(err))
+		}
+		lane = make(chan order, laneDepth)
+		o.lanes[name] = lane
+		o.work.Go(func() {
+			for x := range lane {
+				o.carryOut(g, x)
+			}
+		})
+	}
+	select {
+	case lane <- order{c, h.Number}:
+		return nil
+	case <-o.link.ctx.Done():
+		return context.Cause(o.link.ctx)
+	}
+}
+
+// carryOut does a command and answers it.
+func (o *obedience) carryOut(g *engine.Group, x order) {
+	if o.link.ctx.Err() != nil {
+		return
+	}
+	o.subscribe(g.Name())
+	answer, err := o.do(g, x.command)
+	if o.link.ctx.Err() != nil {
+		return
+	}
+	if err != nil {
+		err = o.refuse(x, err)
+	} else {
+		o.obeyed(g.Name(), x.command.Head().Epoch)
+		err = o.link.conn.WriteMessage(answer)
+	}
+	if err != nil {
+		o.link.stop(err)
+	}
+}
+
+// refuse answers a command with an error; it returns one if that ends the connection.
+func (o *obedience) refuse(x order, err error) error {
+	c := x.command.Head()
+	o.node.opts.Logger.Warn("command refused", "peer", o.link.name(), "command", x.command.Type().String(),
+		"group", c.Group, "cg", c.CG, "epoch", c.Epoch, "error", err)
+	e := wire.Refusal(err, x.frame, c.Group, c.CG)
+	if e.Code.EndsConnection() {
+		return err
+	}
+	return o.link.conn.WriteMessage(e)
+}
+
+// do carries a command out; the engine knows the epoch rule, and which commands were carried out before.
+func (o *obedience) do(g *engine.Group, m wire.Commanded) (wire.Message, error) {
+	ctx, head := o.link.ctx, *m.Head()
+	c := engine.Command{Epoch: head.Epoch, CG: head.CG}
+	var answer wire.Message
+	var err error
+	switch m := m.(type) {
+	case *wire.Fence:
+		if err := g.Fence(ctx, head.Epoch); err != nil {
+			return nil, fromEngine(err)
+		}
+		return o.state(g, head)
+	case *wire.Query:
+		return o.state(g, head)
+	case *wire.Link:
+		answer, err = &wire.Linked{Command: head}, o.numbered(head, func() error { return g.Link(ctx, c) })
+	case *wire.Release:
+		answer, err = &wire.Final{Command: head}, o.numbered(head, func() error { return g.Release(ctx, c) })
+	case *wire.Revert:
+		answer, err = &wire.Reverted{Command: head}, o.numbered(head, func() error {
+			if m.Discard {
+				return g.Discard(ctx, c, m.Through)
+			}
+			return g.Revert(ctx, c)
+		})
+	default:
+		return nil, refuse(wire.CodeProtocol, "%v is no command to a secondary", m.Type())
+	}
+	return answer, fromEngine(err)
+}
+
+// numbered runs a command that needs the number of a CG.
+func (o *obedience) numbered(head wire.Command, run func() error) error {
+	if head.CG == 0 {
+		return fmt.Errorf("group %q: %w: CG numbers start at 1", head.Group, engine.ErrState)
+	}
+	return run()
+}
+
+// state reports a group; its CG is the newest that the links show.
+func (o *obedience) state(g *engine.Group, head wire.Command) (wire.Message, error) {
+	pool := o.node.opts.Pool
+	st, err := g.State(o.link.ctx)
+	failed := pool.Failure()
+	if err != nil && (failed == nil || st.Group == "") {
+		return nil, fromEngine(err)
+	}
+	if head.Epoch < st.Epoch {
+		return nil, refuse(wire.CodeStaleEpoch, "group %q: epoch %d is stale: epoch %d is in force", head.Group, head.Epoch, st.Epoch)
+	}
+	head.CG = st.Linked
+	m := &wire.State{Command: head, Final: st.Final, Linked: st.Linked, Complete: st.Complete, Receiving: st.Receiving,
+		PoolFull: o.node.poolFull(g.Name()), Instance: o.node.opts.Instance, FreeBlocks: pool.FreeBlocks()}
+	if failed != nil {
+		m.Failed = failed.Error()
+	}
+	return m, nil
+}
+
+// subscribe makes announce tell the manager of what happens to the group from now on; what was before is in
+// the answers.
+func (o *obedience) subscribe(group string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.groups[group] == nil {
+		complete, failure := o.node.opts.Events.newest(group)
+		o.groups[group] = &charge{complete: complete, lost: failure != nil}
+	}
+}
+
+func (o *obedience) obeyed(group string, epoch uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.groups[group].epoch = max(o.groups[group].epoch, epoch)
+}
+
+// announce tells the manager, unasked, of complete CGs and of a failed pool.
+func (o *obedience) announce() {
+	events := o.node.opts.Events
+	news := events.subscribe()
+	defer events.unsubscribe(news)
+	for {
+		select {
+		case <-news:
+		case <-o.link.ctx.Done():
+			return
+		}
+		for _, m := range o.due() {
+			if err := o.link.conn.WriteMessage(m); err != nil {
+				o.link.stop(err)
+				return
+			}
+		}
+	}
+}
+
+// due collects what the manager was not told yet.
+func (o *obedience) due() []wire.Message {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var out []wire.Message
+	for group, c := range o.groups {
+		head := wire.Command{Group: group, Epoch: c.epoch}
+		complete, failure := o.node.opts.Events.newest(group)
+		if complete > c.complete {
+			c.complete, head.CG = complete, complete
+			out = append(out, &wire.Complete{Command: head})
+		}
+		if failure != nil && !c.lost {
+			c.lost, head.CG = true, o.inWork(group)
+			out = append(out, &wire.Lost{Command: head, Reason: failure.Error()})
+		}
+	}
+	return out
+}
+
+// inWork is the CG that a failure of the pool hits: the newest that is not final.
+func (o *obedience) inWork(group string) uint64 {
+	g, err := o.node.opts.Pool.Group(group)
+	if err != nil {
+		return 0
+	}
+	st, _ := g.State(o.link.ctx) // its error is the failure being told
+	return max(st.Receiving, st.Complete, st.Final+1)
+}
