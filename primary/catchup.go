@@ -140,6 +140,7 @@ func (c *Core) catchupRead(io *IO, v *volume) {
 
 func (c *Core) catchupFailed(io *IO, v *volume, cn *conn) {
 	v.retryAt = c.now + readRetry
+	c.dueAt(v.retryAt)
 	v.lastErr = fmt.Sprintf("reading blocks %d to %d for the copy on %q: %v", io.first, io.last, cn.secondary, io.Err)
 	c.notice(slog.LevelError, "cannot read what the copy lacks: it is tried again",
 		"group", cn.group.name, "volume", v.spec.Name, "secondary", cn.secondary,

@@ -173,6 +173,7 @@ type Core struct {
 	conns   []*conn
 	intent  *intentState
 	out     Actions
+	due     time.Duration // nothing is due before
 
 	chunks  chunkPool
 	payload sharedPool
@@ -282,9 +283,12 @@ func (c *Core) Take(dst *Actions) {
 	*dst, c.out = c.out, *dst
 }
 
-// Tick tells the time and does what is due.
+// Tick tells the time and does what is due. It costs nothing when nothing is.
 func (c *Core) Tick(now time.Duration) {
 	c.now = now
+	if now < c.due {
+		return
+	}
 	for _, g := range c.groups {
 		if g.hold != holdNone && now >= g.holdDeadline {
 			c.expireHold(g)
@@ -297,11 +301,20 @@ func (c *Core) Tick(now time.Duration) {
 		}
 	}
 	c.intent.tick(c)
+	c.due = c.nextDue()
 }
 
 // Deadline is when Tick must be called at the latest.
-func (c *Core) Deadline() (time.Duration, bool) {
-	next, ok := c.intent.rotateAt, true
+func (c *Core) Deadline() time.Duration { return c.due }
+
+// dueAt has Tick look at what is due at t.
+func (c *Core) dueAt(t time.Duration) { c.due = min(c.due, t) }
+
+func (c *Core) nextDue() time.Duration {
+	next := c.intent.rotateAt
+	if c.intent.snapshotDue && c.intent.retryAt > c.now {
+		next = min(next, c.intent.retryAt)
+	}
 	for _, g := range c.groups {
 		if g.hold != holdNone && g.holdDeadline < next {
 			next = g.holdDeadline
@@ -312,7 +325,7 @@ func (c *Core) Deadline() (time.Duration, bool) {
 			}
 		}
 	}
-	return next, ok
+	return next
 }
 
 func (c *Core) notice(level slog.Level, text string, args ...any) {

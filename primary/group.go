@@ -225,6 +225,7 @@ func (c *Core) holdCG(g *group, h wire.Command, timeout time.Duration) {
 		return
 	}
 	g.holdDeadline = c.now + timeout
+	c.dueAt(g.holdDeadline)
 	switch {
 	case g.hold == holdHeld:
 		c.answer(g, &wire.Held{Command: g.command(g.open)})

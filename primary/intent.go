@@ -207,6 +207,7 @@ func (s *intentState) advanceLog() {
 func (s *intentState) failed(c *Core, err error) {
 	s.lastErr = err.Error()
 	s.appendable, s.snapshotDue, s.retryAt = false, true, c.now+time.Second
+	c.dueAt(s.retryAt)
 	c.notice(slog.LevelError, "cannot write the write-intent log: host writes to clean regions fail; check the disk of the state directory", "error", err)
 	for _, m := range s.marks {
 		c.volumes[m.volume].intent.wanted.clear(m.region, 1)
