@@ -19,6 +19,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
+	"github.com/vbauerster/mpb/v8"
 
 	"github.com/farside-storage/farside/internal/config"
 	"github.com/farside-storage/farside/internal/loopdev"
@@ -458,6 +459,19 @@ func TestProgressLines(t *testing.T) {
 	want := "copy: begins\ncopy: 50 % of 1.0 MiB\nverify: begins\nverify: 100 % of 10 B\n"
 	if diff := cmp.Diff(want, out.String()); diff != "" {
 		t.Errorf("lines (-want +got):\n%s", diff)
+	}
+}
+
+// Bars end whether their stage did or not; a close that waits for ever fails by the test's timeout.
+func TestProgressBarsEnd(t *testing.T) {
+	var out bytes.Buffer
+	p := &progress{w: &out, bars: mpb.New(mpb.WithOutput(&out), mpb.WithAutoRefresh())}
+	p.update("copy", 0, 0)
+	p.update("copy", 50, 100) // the stage after it begins before its end
+	p.update("verify", 10, 10)
+	p.close()
+	if text := out.String(); !strings.Contains(text, "copy") || !strings.Contains(text, "verify 100 %") {
+		t.Errorf("the bars show %q", text)
 	}
 }
 

@@ -37,7 +37,7 @@ func (p *progress) update(stage string, done, total uint64) {
 	if stage != p.stage {
 		p.endStage()
 		p.stage, p.tenth, p.finished = stage, 0, false
-		p.startStage(total)
+		p.startStage()
 	}
 	if p.bars != nil {
 		p.bar.SetTotal(int64(total), false)
@@ -64,12 +64,13 @@ func tenths(done, total uint64) uint64 {
 	return uint64(float64(done) / float64(total) * 10)
 }
 
-func (p *progress) startStage(total uint64) {
+func (p *progress) startStage() {
 	if p.bars == nil {
 		p.line("%s: begins", p.stage)
 		return
 	}
-	p.bar = p.bars.AddBar(int64(total),
+	// Added with total 0: of a bar whose total was known at once, SetTotal is ignored.
+	p.bar = p.bars.AddBar(0,
 		mpb.PrependDecorators(decor.Name(p.stage+" "), decor.Percentage()),
 		mpb.AppendDecorators(decor.CountersKibiByte("% .1f / % .1f"), decor.Name(" "), decor.AverageETA(decor.ET_STYLE_GO)))
 }
