@@ -280,7 +280,5 @@ func list[E any](c *coder, s []E, n int) []E {
 	if cap(s) < n {
 		return make([]E, n)
 	}
-	s = s[:n]
-	clear(s)
-	return s
+	return s[:n] // every field of every element is decoded over
 }

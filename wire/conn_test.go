@@ -349,6 +349,90 @@ func TestSilentPeerIsNoticed(t *testing.T) {
 	})
 }
 
+func TestPingIsAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, s := pipePair(t)
+		heard := make(chan error, 1)
+		go func() {
+			_, _, err := s.Next()
+			heard <- err
+		}()
+		if err := p.WriteMessage(&Ping{Token: 77}); err != nil {
+			t.Fatal(err)
+		}
+		h, body, err := p.r.Next()
+		if err != nil || h.Type != TypePong || le.Uint64(body) != 77 {
+			t.Errorf("got %v, % x, %v", h.Type, body, err)
+		}
+		p.Close()
+		s.Close()
+		<-heard
+	})
+}
+
+// half is a pipe that claims to be closed for writing only.
+type half struct{ net.Conn }
+
+func (half) CloseWrite() error { return nil }
+
+// After its Error frame, Abort takes in what the peer still sends, but not for ever.
+func TestAbortLingers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := net.Pipe()
+		aborted := make(chan error, 1)
+		c := NewConn(half{b}, Options{})
+		go func() { aborted <- c.Abort(Refusal(ErrState, 0, "", 0)) }()
+		start := time.Now()
+		if h, _, err := NewReader(a).Next(); err != nil || h.Type != TypeError {
+			t.Errorf("got %v, %v", h.Type, err)
+		}
+		if _, err := a.Write(make([]byte, 100<<10)); err != nil {
+			t.Errorf("the rest was not taken in: %v", err)
+		}
+		if err := <-aborted; err != nil {
+			t.Error(err)
+		}
+		if d := time.Since(start); d != lingerTimeout {
+			t.Errorf("lingered %v", d)
+		}
+		a.Close()
+	})
+}
+
+// stuck is a connection whose writes end only when released, whatever Close does.
+type stuck struct {
+	net.Conn
+	writing, release chan struct{}
+}
+
+func (s stuck) Write(p []byte) (int, error) {
+	close(s.writing)
+	<-s.release
+	return 0, net.ErrClosed
+}
+
+// Close does not return before the keepalive goroutine has ended.
+func TestCloseAwaitsKeepalive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := net.Pipe()
+		nc := stuck{a, make(chan struct{}), make(chan struct{})}
+		c := NewConn(nc, Options{})
+		c.open(Hello{})
+		<-nc.writing // a ping
+		closed := make(chan error, 1)
+		go func() { closed <- c.Close() }()
+		synctest.Wait()
+		select {
+		case <-closed:
+			t.Error("Close returned while a goroutine was left")
+		default:
+		}
+		close(nc.release)
+		synctest.Wait()
+		b.Close()
+	})
+}
+
 // A peer that is busy elsewhere and does not read still shows that it lives.
 func TestBusyReaderIsNotSilent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -15,4 +15,16 @@
 //   - The payload is never read by this package unless asked: the receiver supplies the
 //     memory ([Reader.Payload]), so that it can be received in place.
 //   - Reading and writing updates allocates nothing once the connection is set up.
+//   - The goroutine that reads a connection never writes to it, so that two peers never wait for
+//     each other to read.
+//   - A message's fields are listed once, for both directions: encoder and decoder cannot differ.
+//
+// # Use
+//
+// [Listen] and [Dial] give connections, [Conn.Answer] and [Conn.Handshake] open them. Then one
+// goroutine loops over [Conn.Next]: control messages are decoded by [Decode] (or [DecodeInto], which
+// reuses memory), the body of Updates is viewed through [Updates], its payload received by
+// [Conn.Payload]. A sender gathers updates in a [Batch]; both sides sum up what they sent
+// or received of a volume in a [Digest]. [Refusal] and [Conn.Abort] tell a peer what went
+// wrong; what a peer told arrives as [RemoteError].
 package wire

@@ -229,12 +229,17 @@ func TestUpdatesDecodeRefuses(t *testing.T) {
 		{"sums too many", "body", 1, join(encodeRaw(cg, uint32(1), uint32(0)), block(0, 1, 0), encodeRaw(16))},
 		{"count 0", "count", 1, join(encodeRaw(cg, uint32(2), uint32(0)), block(0, 0, 0), block(0, 1, 0), encodeRaw(8))},
 		{"counts exceed payload", "count", 2, join(encodeRaw(cg, uint32(2), uint32(0)), block(0, 2, 0), block(0, 1, 0), encodeRaw(16))},
+		{"counts below payload", "count", 2, join(encodeRaw(cg, uint32(1), uint32(0)), block(0, 1, 0), encodeRaw(16))},
 		{"count too large", "count", 1, join(encodeRaw(cg, uint32(1), uint32(0)), block(0, ^uint32(0), 0), encodeRaw(8))},
 		{"past the end", "block", 1, join(encodeRaw(cg, uint32(1), uint32(0)), block(0, 1, MaxBlocks), encodeRaw(8))},
 		{"large handle", "volume", 1, join(encodeRaw(cg, uint32(1), uint32(0)), block(MaxVolumes, 1, 0), encodeRaw(8))},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var u Updates
+			good := join(encodeRaw(cg, uint32(1), uint32(0)), block(0, 1, 0), encodeRaw(8))
+			if err := u.Decode(Header{Type: TypeUpdates, Payload: BlockSize}, good); err != nil || u.Len() != 1 {
+				t.Fatal(u.Len(), err)
+			}
 			err := u.Decode(Header{Type: TypeUpdates, Payload: c.blocks * BlockSize, Number: 4}, c.body)
 			var fe *FormatError
 			if !errors.As(err, &fe) || fe.Field != c.field || fe.Frame != 4 {
@@ -288,6 +293,12 @@ func TestBatchRefuses(t *testing.T) {
 	}
 	if err := w.WriteUpdates(&b, 1); err != nil || w.number != 1 {
 		t.Errorf("refusals were to leave the writer usable: frame %d, %v", w.number, err)
+	}
+	b.Reset(2)
+	for _, p := range b.payload[:cap(b.payload)] {
+		if p != nil {
+			t.Fatal("an emptied batch holds on to payload")
+		}
 	}
 }
 
