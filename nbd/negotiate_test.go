@@ -141,7 +141,9 @@ func (c *client) infos(option uint32, export string, wanted ...uint16) map[uint1
 }
 
 func TestInfoAndGo(t *testing.T) {
-	s, m := serveMemory(t, 1<<20+512)
+	m := NewMemory(1<<20 + 512)
+	exports := exportsOf(m)
+	s := serve(t, Options{Exports: exports})
 	m.SetInfo(func(i *Info) {
 		i.MinBlock, i.PreferredBlock, i.MaxPayload = 4096, 65536, 1<<20
 		i.ReadOnly, i.Rotational, i.MultiConn, i.Description = true, true, false, "a test"
@@ -170,6 +172,9 @@ func TestInfoAndGo(t *testing.T) {
 	}
 	c.request(0, 0, 1, 0, 4096) // after GO
 	c.chunk(1)
+	if n := exports.holders(); n != 1 {
+		t.Errorf("export is held %d times, want once: INFO gives it back", n)
+	}
 }
 
 func TestInfoTellsOnlyWhatWasAsked(t *testing.T) {

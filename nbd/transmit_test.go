@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -414,5 +415,24 @@ func TestTrimAndWriteZeroes(t *testing.T) {
 	_, data := c.chunk(6)
 	if want := pack(uint32(1), []uint32{8192, 3, 8192, 0, 8192, 3, 16384, 0}); !bytes.Equal(data, want) {
 		t.Errorf("block status\n% x, want\n% x", data, want)
+	}
+}
+
+// A write whose payload never came whole is neither done nor answered.
+func TestIncompleteWriteIsNotDone(t *testing.T) {
+	s, m := serveMemory(t, 1<<20)
+	c := s.dial(t)
+	c.transmission(false, false)
+	c.request(0, 1, 1, 0, 4, "done")
+	c.request(0, 1, 2, 4096, 8192, make([]byte, 8000))
+	if err := c.Conn.(*net.UnixConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	c.wantSimple(1, 0)
+	c.wantClosed()
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if m.pages[0] == nil || m.pages[1] != nil {
+		t.Errorf("written: first %v, second %v; want only the first", m.pages[0] != nil, m.pages[1] != nil)
 	}
 }
