@@ -3,6 +3,7 @@ package target
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -85,13 +86,10 @@ func (s *session) holds(vols []*engine.Volume) bool {
 
 // run is the session's goroutine: one writer, any number of connections one after the other.
 func (s *session) run() {
-	defer close(s.done)
-	defer s.desk.leave(s)
-	defer s.cancel(nil)
 	log := s.node.opts.Logger.With("group", s.group.Name(), "stream", uuidString(s.stream))
 	err := s.open()
+	var last *link // to be ended when the volumes are free: its primary may attach again at once
 	for l := s.await(s.node.opts.ResumeTimeout); l != nil; l = s.await(s.node.opts.ResumeTimeout) {
-		s.link = l
 		unhook := context.AfterFunc(s.ctx, func() { l.stop(context.Cause(s.ctx)) })
 		if err == nil {
 			s.met(l)
@@ -99,21 +97,33 @@ func (s *session) run() {
 			err = l.reason(s.serve(l))
 			s.parted(err)
 		}
-		log.Info("primary left", "peer", l.name(), "applied", s.applied, "error", err)
-		l.end(err, s.frame, s.group.Name(), s.frameCG)
 		unhook()
+		log.Info("primary left", "peer", l.name(), "applied", s.applied, "error", err)
 		if blames(err) {
+			last = l
 			break
 		}
+		l.end(err, 0, "", 0)
 		err = nil
 	}
 	s.shut()
+	s.free(log)
+	if last != nil {
+		last.end(err, s.frame, s.group.Name(), s.frameCG)
+	}
+}
+
+// free lets go of the writer and the volumes.
+func (s *session) free(log *slog.Logger) {
 	if s.w != nil {
 		s.publish()
 		if err := s.w.Close(); err != nil {
 			log.Error("closing the writer failed; the pool tells more", "error", err)
 		}
 	}
+	s.desk.leave(s)
+	s.cancel(nil)
+	close(s.done)
 	log.Info("stream forgotten", "applied", s.applied)
 }
 
@@ -134,6 +144,7 @@ func (s *session) open() error {
 
 // serve takes frames in until the connection ends; the error says why it did.
 func (s *session) serve(l *link) error {
+	s.link = l
 	st, err := s.group.State(l.ctx)
 	if err != nil {
 		return fromEngine(err)
