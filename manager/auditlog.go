@@ -15,7 +15,7 @@ const (
 )
 
 // AuditLog keeps what a manager did, control by control: one JSON object per line, appended to a file that is rotated, and the newest
-// entries in memory. Any goroutine may use it.
+// entries that are not [Entry.Routine] in memory. Any goroutine may use it.
 type AuditLog struct {
 	mu    sync.Mutex
 	path  string
@@ -67,11 +67,13 @@ func endLine(f *os.File, size int64) error {
 	return err
 }
 
-// Write appends an entry. After an error the entry is in memory only.
+// Write appends an entry. After an error the entry is not in the file.
 func (a *AuditLog) Write(e Entry) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.remember(e)
+	if !e.Routine() {
+		a.remember(e)
+	}
 	if a.path == "" {
 		return nil
 	}

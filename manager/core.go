@@ -60,6 +60,7 @@ func (g Group) Validate() error {
 }
 
 const (
+	maxCG          = 1 << 62     // numbers above are damage, not progress
 	reserveStep    = 64          // CG numbers made usable by one durable record
 	reserveLow     = 16          // reserve more when fewer than these are left
 	lostLogGap     = 1 << 16     // numbers left out behind the newest one seen, when the log is lost
@@ -397,7 +398,7 @@ func (c *Core) onError(m *member, e wire.Error) {
 	case StateIdle:
 		if m.role == wire.RolePrimary && e.Code == wire.CodeState {
 			// Most likely it knows a higher CG number than ours; start over behind that.
-			c.high = max(c.high, e.CG)
+			c.high = max(c.high, min(e.CG, maxCG))
 			c.abandon(cause, why)
 		}
 	case StateDecided, StateRelease:

@@ -154,3 +154,13 @@ const (
 	EntryPause       EntryKind = "pause"        // paused or resumed
 	EntryAlert       EntryKind = "alert"        // an alert was raised or ended
 )
+
+// Routine says whether an entry belongs to a CG that is formed as it should be. Such entries are in the file only, or they
+// would drive the others out of memory within seconds.
+func (e Entry) Routine() bool {
+	switch e.Kind {
+	case EntryCut, EntryLink, EntryDecided, EntryFinal:
+		return true
+	}
+	return false
+}

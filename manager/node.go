@@ -39,6 +39,8 @@ type Options struct {
 	Audit    *AuditLog    // owned by the caller
 	Logger   *slog.Logger // nil: slog.Default
 	Wire     wire.Options
+	// Watch, if not nil, is called with every audit entry, in order. It must return at once.
+	Watch func(Entry)
 
 	// dial replaces the network in tests.
 	dial func(context.Context, string) (*wire.Conn, error)
@@ -264,6 +266,9 @@ func (n *Node) setTimer(g *groupRun, at time.Time) {
 
 func (n *Node) audit(e Entry) error {
 	err := n.opts.Audit.Write(e)
+	if n.opts.Watch != nil {
+		n.opts.Watch(e)
+	}
 	n.auditError = ""
 	if err != nil {
 		n.auditError = err.Error()
@@ -365,8 +370,8 @@ type NodeStatus struct {
 	Instance   string    `json:"instance"`
 	Started    time.Time `json:"started"`
 	Groups     []Status  `json:"groups"`
-	AuditError string    `json:"audit_error,omitempty"` // why the last audit entry is in memory only
-	Audit      []Entry   `json:"audit"`                 // the newest entries, oldest first
+	AuditError string    `json:"audit_error,omitempty"` // why the last audit entry is not in the file
+	Audit      []Entry   `json:"audit"`                 // the newest ones that are not routine, oldest first
 }
 
 // statusAudit is how many audit entries a status carries.

@@ -98,7 +98,7 @@ func (c *Core) onState(s *member, st wire.State) {
 func (c *Core) idleState(s *member) {
 	switch {
 	case s.state.Revertible():
-		c.round, c.high = s.state.Linked, max(c.high, s.state.Linked)
+		c.round, c.high = s.state.Linked, max(c.high, min(s.state.Linked, maxCG))
 		c.abandon(CauseLost, fmt.Sprintf("%s shows CG %d linked, which was never decided", s.name, s.state.Linked))
 	default:
 		s.bad = c.contradiction(s)

@@ -141,6 +141,9 @@ func TestReq15_ErrorsBeforeLink(t *testing.T) {
 					w.link["p2"].down, w.link["p2"].upward = nil, nil
 				}
 				f(w)
+				if w.core.State() != StateReverting {
+					t.Fatalf("state %v", w.core.State())
+				}
 				w.until("revert ended", func() bool { return w.core.stats.failed == 1 && w.ended() })
 				w.checkVisits()
 				if w.sec[0].linkedBack+w.sec[1].linkedBack != 0 || w.core.stats.reverts != 0 {
@@ -398,4 +401,44 @@ func TestReq16_FencedManagerStops(t *testing.T) {
 			t.Fatalf("%v %q", w.core.State(), w.core.stats.halted)
 		}
 	}
+}
+
+// TestReq17_OnlyTheLastAnswerCounts: a state that was asked for before the revert may be older than a link.
+func TestReq17_OnlyTheLastAnswerCounts(t *testing.T) {
+	w := started(t, 1, 1)
+	w.until("IDLE", w.inState(StateIdle))
+	w.step(Pause{})
+	for w.core.byName["s1"].queries == 0 {
+		w.tick()
+	}
+	w.step(Received{"s1", &wire.Lost{Command: w.core.command(w.core.open), Reason: "x"}})
+	for want := range 2 {
+		w.toPeer("s1")
+		w.toManager("s1")
+		if got := w.core.byName["s1"].visit; (got == visitRevert) != (want == 1) {
+			t.Fatalf("after answer %d: visit %d", want+1, got)
+		}
+	}
+}
+
+// TestNumbersAreReservedBeforeUse: no CG is opened before the log holds its number and the next one.
+func TestNumbersAreReservedBeforeUse(t *testing.T) {
+	w := newWorld(t, 1, 1, fastSettings())
+	for range 50 {
+		for _, f := range w.turns()[1:] { // all but the log
+			f()
+		}
+	}
+	if st := w.core.Status(w.now); st.State != StateReverting || st.OpenCG != 0 || st.Waiting != "waiting for the decision log" {
+		t.Fatalf("%v, open CG %d, %q", st.State, st.OpenCG, st.Waiting)
+	}
+	w.progress()
+}
+
+// TestReq20_AbsurdNumberHalts: a damaged report must not use up the numbers.
+func TestReq20_AbsurdNumberHalts(t *testing.T) {
+	w := newWorld(t, 1, 1, fastSettings())
+	w.sec[0].through = 1 << 63
+	w.halts = true
+	w.until("halted", w.inState(StateHalted))
 }

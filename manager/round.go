@@ -7,6 +7,24 @@ import (
 	"github.com/farside-storage/farside/wire"
 )
 
+// awaited says what the group waits for in states that may last, "" if for nothing.
+func (c *Core) awaited() string {
+	switch c.st {
+	case StateIdle:
+		return c.waiting()
+	case StateStarting:
+		return "every secondary must say what its links show; missing: " + missing(c.sec, func(m *member) bool { return m.fresh && m.connected })
+	case StateReverting:
+		if names := missing(c.sec, func(m *member) bool { return m.visit == visitDone }); names != "" {
+			return "every secondary must be visited; missing: " + names
+		}
+		return "waiting for the decision log"
+	case StateRelease:
+		return "every secondary must make the decided CG final; missing: " + missing(c.sec, func(m *member) bool { return m.final })
+	}
+	return ""
+}
+
 // waiting says why no CG can be started now, "" if one can.
 func (c *Core) waiting() string {
 	isUp := func(m *member) bool { return m.connected }

@@ -12,6 +12,9 @@ func (c *Core) tryPlan() {
 		return
 	}
 	c.raiseNumbers()
+	if c.st == StateHalted {
+		return
+	}
 	if c.logKnown && !c.logBehind() {
 		c.planFromLog()
 		return
@@ -24,6 +27,10 @@ func (c *Core) raiseNumbers() {
 	var seen uint64
 	for _, s := range c.sec {
 		seen = max(seen, s.state.Final, s.state.Linked, s.state.Complete, s.state.Receiving)
+	}
+	if seen > maxCG {
+		c.halt(fmt.Sprintf("a secondary reports CG number %d, which no group can have reached: run farside check on its pool", seen))
+		return
 	}
 	if seen > c.high || seen > 0 && (!c.logKnown || c.logBehind()) {
 		c.high = max(c.high, seen+lostLogGap)

@@ -83,7 +83,7 @@ type Status struct {
 	Group    string   `json:"group"`
 	State    State    `json:"state"`
 	Paused   bool     `json:"paused"`
-	Waiting  string   `json:"waiting,omitempty"` // IDLE: why the next CG is not begun
+	Waiting  string   `json:"waiting,omitempty"` // what the group waits for, if not for its interval
 	Epoch    uint64   `json:"epoch"`
 	Settings Settings `json:"settings"`
 
@@ -150,9 +150,7 @@ func (c *Core) Status(now time.Time) Status {
 		cut := c.stats.cut
 		s.RecoveryCut, s.RPOMillis = &cut, millis(now.Sub(cut))
 	}
-	if c.st == StateIdle {
-		s.Waiting = c.waiting()
-	}
+	s.Waiting = c.awaited()
 	for _, m := range slices.Concat(c.prim, c.sec) {
 		s.Controls = append(s.Controls, c.controlStatus(m, now))
 	}

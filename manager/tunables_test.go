@@ -91,6 +91,10 @@ func TestHoldIsRetriedWithTheSameCG(t *testing.T) {
 		t.Fatalf("holds failed %d, %+v", st.HoldsFailed, st.LastFailure)
 	}
 	w.until("final", func() bool { return w.sec[0].final == n })
+	w.until("IDLE", w.inState(StateIdle))
+	if w.core.failStreak != 0 {
+		t.Fatal("the back-off outlives the failure")
+	}
 }
 
 // TestLateHeldIsNotTakenForTheNextAttempt: p2's HELD of a given-up attempt arrives when n is held again, while p2 lets writes go on.
