@@ -7,9 +7,8 @@ const memoryPage = 4096
 // Memory is a sparse device in Go's memory, for tests and trials: every feature of the
 // protocol, any alignment, nothing durable. Requests are finished inside Start.
 type Memory struct {
-	info Info
-
 	mu    sync.RWMutex
+	info  Info
 	pages []*[memoryPage]byte // nil reads as zeros, and is a hole
 }
 
@@ -25,10 +24,16 @@ func NewMemory(size uint64) *Memory {
 }
 
 // Info describes the device.
-func (m *Memory) Info() Info { return m.info }
+func (m *Memory) Info() Info {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.info
+}
 
 // SetInfo changes what clients are told from their next connection on. The size stays.
 func (m *Memory) SetInfo(change func(*Info)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	size := m.info.Size
 	change(&m.info)
 	m.info.Size = size
