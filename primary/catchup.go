@@ -37,7 +37,11 @@ func (c *Core) mayRead(cn *conn, l *lane) bool {
 	if l == cn.open && cn.group.writing > 0 {
 		limit = 1
 	}
-	return cn.reads < limit && cn.queued+cn.readBytes+maxRun*BlockSize <= max(c.opt.QueueBytes/2, maxRun*BlockSize)
+	ahead := cn.queued
+	if l == cn.cut && cn.open != nil {
+		ahead -= cn.open.bytes // leaves after l, so that it must not keep l from leaving
+	}
+	return cn.reads < limit && ahead+cn.readBytes+c.opt.CatchupBytes <= max(c.opt.QueueBytes/2, c.opt.CatchupBytes)
 }
 
 // readNext starts the next read for a copy. Only ranges that no request holds are read, so that
@@ -49,9 +53,10 @@ func (c *Core) readNext(r *replica, l *lane) bool {
 	if bits.empty() || v.retryAt != 0 {
 		return false
 	}
-	first, count, ok := freeRun(bits, &v.locks, r.cursor, v.blocks)
+	run := uint64(c.opt.CatchupBytes / BlockSize)
+	first, count, ok := freeRun(bits, &v.locks, r.cursor, v.blocks, run)
 	if !ok {
-		first, count, ok = freeRun(bits, &v.locks, 0, min(r.cursor, v.blocks))
+		first, count, ok = freeRun(bits, &v.locks, 0, min(r.cursor, v.blocks), run)
 	}
 	if !ok {
 		return false
@@ -67,14 +72,14 @@ func (c *Core) readNext(r *replica, l *lane) bool {
 	return true
 }
 
-// freeRun finds the next run of set bits in [from, end) that no request holds: at most maxRun blocks, small
+// freeRun finds the next run of set bits in [from, end) that no request holds: at most run blocks, small
 // gaps included, beginning and ending with a set bit.
-func freeRun(bits *bitmap, locks *rangeLocks, from, end uint64) (first, count uint64, ok bool) {
+func freeRun(bits *bitmap, locks *rangeLocks, from, end, run uint64) (first, count uint64, ok bool) {
 	for {
 		if first, ok = bits.next(from, end); !ok {
 			return 0, 0, false
 		}
-		last := runEnd(bits, first, min(first+maxRun, end)) - 1
+		last := runEnd(bits, first, min(first+run, end)) - 1
 		lo, hi, free := locks.free(first, last)
 		if !free {
 			from = last + 1

@@ -33,6 +33,8 @@ type CoreOptions struct {
 	// CatchupReads is the largest number of catch-up reads in flight for one connection; 0 means
 	// 4. While hosts write and the CG is still open it is 1: host I/O goes first.
 	CatchupReads int
+	// CatchupBytes is the longest catch-up read, a multiple of BlockSize up to 1 MiB; 0 means 1 MiB.
+	CatchupBytes int64
 	// IntentRegion is the granularity of the write-intent log in bytes, a power of two, at least 64
 	// KiB; 0 means 1 MiB: one region is then one catch-up read, so that a finer grain would
 	// save little reading after a crash, and a 4 TiB volume costs 512 KiB of log.
@@ -53,6 +55,9 @@ func (o CoreOptions) withDefaults() CoreOptions {
 	if o.CatchupReads == 0 {
 		o.CatchupReads = 4
 	}
+	if o.CatchupBytes == 0 {
+		o.CatchupBytes = maxRun * BlockSize
+	}
 	if o.IntentRegion == 0 {
 		o.IntentRegion = 1 << 20
 	}
@@ -71,6 +76,8 @@ func (o CoreOptions) validate() error {
 		return fmt.Errorf("queue of %d bytes: want at least 65536", o.QueueBytes)
 	case o.CatchupReads < 1:
 		return fmt.Errorf("%d catch-up reads: want at least 1", o.CatchupReads)
+	case o.CatchupBytes < BlockSize || o.CatchupBytes > maxRun*BlockSize || o.CatchupBytes%BlockSize != 0:
+		return fmt.Errorf("catch-up reads of %d bytes: want a multiple of %d up to %d", o.CatchupBytes, BlockSize, maxRun*BlockSize)
 	case o.IntentRegion < 64<<10 || o.IntentRegion&(o.IntentRegion-1) != 0:
 		return fmt.Errorf("intent region of %d bytes: want a power of two, at least 65536", o.IntentRegion)
 	case o.IntentLinger < 0:

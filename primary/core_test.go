@@ -7,7 +7,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-const testBlocks = 400
+const testBlocks = 160
 
 func testSpec() []GroupSpec {
 	return []GroupSpec{{Name: "g", Volumes: []VolumeSpec{
@@ -17,7 +17,7 @@ func testSpec() []GroupSpec {
 }
 
 func testOptions() CoreOptions {
-	return CoreOptions{QueueBytes: 128 << 10, CatchupReads: 2, IntentRegion: 64 << 10, IntentLinger: 20 * time.Millisecond}
+	return CoreOptions{QueueBytes: 128 << 10, CatchupReads: 2, CatchupBytes: 32 << 10, IntentRegion: 64 << 10, IntentLinger: 20 * time.Millisecond}
 }
 
 // TestCoreModel lets everything happen in any order, and checks at every completed manifest that the
@@ -37,6 +37,7 @@ func TestCoreModel(t *testing.T) {
 		w.tick(2 * time.Second) // whatever was to be tried again
 		w.settle()
 		w.abandon()
+		w.crowded = true
 		w.round()
 		w.write(0, 0, 8192)
 		w.round()

@@ -35,8 +35,10 @@
 //     with contents from after its cut.
 //   - On a connection, nothing of CG n+1 is sent before the manifest of n; the manifest is sent when no
 //     bit, queued update or read of n is left.
-//   - Memory is bounded: queued and unacknowledged payload of a connection by Options.QueueBytes
-//     (collisions may go over it once more by as much, then the CG is given up).
+//   - Memory is bounded: host writes queue payload up to CoreOptions.QueueBytes for a connection, what is
+//     unacknowledged included. Catch-up reads of a cut CG may add half of that, because the queued updates
+//     of its successor cannot leave before it; collisions may fill twice that, then the CG is
+//     given up.
 //   - Update frames of a stream are numbered 1, 2, 3...; a frame is kept until its Credit.
 //
 // Commands

@@ -117,6 +117,9 @@ func TestCrashAtEachStep(t *testing.T) {
 				for _, s := range steps[:n] {
 					s(w)
 				}
+				if (keep > 0 && w.intent == nil) || (outcome > 0 && len(w.flight) == 0) {
+					continue // the same as before
+				}
 				w.crash(func() int { return outcome }, keep)
 				if p := LoadIntent(w.files).Problem; p != "" {
 					t.Fatalf("step %d, %d bytes kept: the log is lost: %s", n, keep, p)

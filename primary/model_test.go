@@ -31,6 +31,8 @@ type world struct {
 	hosts  int // requests that have not ended
 	ended  []*IO
 	fresh  byte
+	// crowded: rounds have hosts write while a CG drains.
+	crowded bool
 
 	// the manager
 	epoch    uint64
@@ -77,7 +79,6 @@ type message struct {
 	seq, cg  uint64
 	changes  []change
 	manifest *wire.Manifest
-	adds     func(d []wire.Digest)
 }
 
 func newWorld(tb rapid.TB, opt CoreOptions, spec []GroupSpec) *world {
@@ -549,6 +550,11 @@ func (w *world) round() {
 	}
 	if !w.thaw() {
 		w.tb.Fatalf("CG %d was not cut", w.open)
+	}
+	for v := range w.images { // the next CG fills the queue meanwhile
+		for b := uint64(0); b < testBlocks && w.crowded; b += 2 {
+			w.write(v, b*BlockSize, BlockSize)
+		}
 	}
 	w.settle()
 	if !w.allComplete() {

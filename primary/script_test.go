@@ -65,7 +65,7 @@ func TestCollisionWithoutRoomLosesTheCG(t *testing.T) {
 	for _, p := range w.peers {
 		p.drop(nil)
 	}
-	const n = 350 // more than twice the queue
+	const n = 150 // more than twice the queue
 	w.write(0, 0, n*BlockSize)
 	w.settle()
 	w.hold(time.Second)
@@ -441,5 +441,39 @@ func TestFUAOfZerosFlushes(t *testing.T) {
 	w.submit(&IO{Op: OpWrite, FUA: true, Volume: 0, Off: 0, Len: BlockSize, Payload: allocHeap(BlockSize)})
 	if !w.flight[0].FUA {
 		t.Fatal("a write lost its FUA")
+	}
+}
+
+// TestNextCGCannotStarveTheDrain: what is queued of the open CG must not take the room that the cut one
+// needs to be read, for it leaves only when that one has gone.
+func TestNextCGCannotStarveTheDrain(t *testing.T) {
+	w := synced(t, testOptions())
+	for _, p := range w.peers {
+		p.drop(nil)
+	}
+	w.write(1, 0, 100*BlockSize)
+	w.settle()
+	w.hold(time.Second)
+	w.thaw()
+	p := w.peers[1]
+	p.connect()
+	for b := uint64(100); b < testBlocks; b++ {
+		w.write(1, b*BlockSize, BlockSize)
+		for i := len(w.flight) - 1; i >= 0; i-- {
+			if w.flight[i].Op == ring.OpWrite {
+				w.finish(i, nil)
+			}
+		}
+		if w.intent != nil {
+			w.finishIntent(nil)
+		}
+	}
+	if q := w.core.conns[1].queued; q < w.opt.QueueBytes/2 {
+		t.Fatalf("only %d bytes are queued", q)
+	}
+	w.peers[0].connect()
+	w.settle()
+	if !w.allComplete() {
+		t.Fatalf("CG %d did not complete: %+v", w.cut, w.core.Status())
 	}
 }

@@ -35,6 +35,7 @@ type lane struct {
 	items  fifo[item]
 	tally  *tally
 	blocks uint64 // of payload sent
+	bytes  int64  // of payload in items
 }
 
 // tally sums up what was sent of one CG on one connection, for its manifest. It belongs to whoever
@@ -171,6 +172,7 @@ func (c *Core) queue(r *replica, l *lane, block, count uint64, s *shared, offset
 			s.refs++
 		}
 		l.items.push(it)
+		l.bytes += it.bytes()
 		r.conn.queued += it.bytes()
 		block, count, offset = block+it.count, count-it.count, offset+it.count
 	}
@@ -274,6 +276,7 @@ func (c *Core) fill(cn *conn, l *lane) *Frame {
 			break
 		}
 		f.bytes += it.bytes()
+		l.bytes -= it.bytes()
 		f.items = append(f.items, l.items.pop())
 	}
 	cn.sentBytes += uint64(f.bytes)
@@ -340,6 +343,7 @@ func (c *Core) dropLane(cn *conn, l *lane) {
 	}
 	for l.items.len() > 0 {
 		it := l.items.pop()
+		l.bytes -= it.bytes()
 		cn.queued -= it.bytes()
 		c.payload.release(it.s)
 	}
