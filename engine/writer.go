@@ -314,12 +314,15 @@ func (w *Writer) Put(vol *Volume, cg uint64, first VBlock, sums []uint64) error 
 			return err
 		}
 	}
-	if buf.used == len(buf.at) {
-		w.current = nil
-		buf.full = true
-		return w.pushTail(buf)
+	if buf.used < len(buf.at) {
+		return nil
 	}
-	return nil
+	w.current = nil
+	buf.full = true
+	if err := w.pushTail(buf); err != nil {
+		return err
+	}
+	return w.queue.Submit()
 }
 
 // place gives the next block of the current buffer its physical block.
@@ -383,7 +386,8 @@ func (w *Writer) Kick() error {
 	return w.reap(0)
 }
 
-// pushTail pushes the write of the blocks of buf that were put since the last push.
+// pushTail pushes the write of the blocks of buf that were put since the last push. The caller submits: where the extent has
+// holes a buffer leaves as several writes, and one system call takes them all.
 func (w *Writer) pushTail(buf *writeBuffer) error {
 	from, to := buf.written, buf.used
 	if from == to {
@@ -396,7 +400,7 @@ func (w *Writer) pushTail(buf *writeBuffer) error {
 			return err
 		}
 	}
-	return w.queue.Submit()
+	return nil
 }
 
 // reap takes completions in, waiting for at least least.
