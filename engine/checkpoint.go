@@ -67,7 +67,8 @@ func (c *control) startCheckpoint() {
 	sortPages(k.pages)
 }
 
-// journalTail is where a replay must begin: at the first part of the oldest CG that is not folded.
+// journalTail is where a replay must begin: at the first part of the oldest CG that is not folded, or at the oldest
+// record that is being written, which the state does not show yet.
 func (c *control) journalTail() journalPos {
 	tail := c.journal.next
 	older := func(p journalPos) {
@@ -76,6 +77,9 @@ func (c *control) journalTail() journalPos {
 		}
 	}
 	for _, g := range c.pool.groups {
+		if g.busy {
+			older(g.busyAt)
+		}
 		for _, l := range g.live {
 			older(l.start)
 		}

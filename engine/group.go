@@ -27,6 +27,7 @@ type Group struct {
 	folded  uint64    // newest CG that is part of the pointer tables
 	ops     []groupOp // one at a time: a record is durable before the next command looks at the state
 	busy    bool
+	busyAt  journalPos // where the record of the operation in progress stands, if busy
 }
 
 // liveCG is a complete CG whose tables are still needed: it is not folded yet.
@@ -133,6 +134,7 @@ func (g *Group) runOps() {
 		g.busy = true
 		r.group = g.id
 		j := g.pool.ctl.journal
+		g.busyAt = j.next
 		j.record(*r)
 		j.commit(func(err error) {
 			g.busy = false

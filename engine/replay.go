@@ -343,6 +343,11 @@ func (r *recovery) deleteVolume(id uint32) {
 	v.group.volumes[v.slot] = nil
 	p.mu.Lock()
 	delete(p.vols, volumeKey{v.group.name, v.name})
+	for _, newer := range r.volumes { // of the catalog, when the journal reaches back to before it took the name
+		if newer.group == v.group && newer.name == v.name {
+			p.vols[volumeKey{v.group.name, v.name}] = newer
+		}
+	}
 	p.mu.Unlock()
 	view := v.group.final.Load().withVolume(v.slot, nil)
 	v.group.final.Store(view)
