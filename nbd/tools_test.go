@@ -58,6 +58,8 @@ func contents(size int) []byte {
 }
 
 func (m *Memory) store(off uint64, p []byte) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	for at := 0; at < len(p); at += memoryPage {
 		if page := p[at:min(at+memoryPage, len(p))]; len(bytes.Trim(page, "\x00")) > 0 {
 			m.writeAt(page, off+uint64(at))
@@ -217,7 +219,7 @@ func TestQemuImg(t *testing.T) {
 	if data != size/2 {
 		t.Errorf("%d bytes of data in the map, want %d: %+v", data, size/2, extents)
 	}
-	m.writeAt([]byte{want[5] + 1}, 5)
+	m.store(5, []byte{want[5] + 1})
 	out, err := exec.Command(qemu, "compare", "-f", "raw", "-F", "raw", raw, s.uri("vol")).CombinedOutput()
 	if err == nil {
 		t.Errorf("a changed export compares as equal: %s", out)
