@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/cespare/xxhash/v2"
@@ -160,8 +161,11 @@ func (s *superblock) validate() error {
 	if z.extentBlocks < 64 || z.extentBlocks&(z.extentBlocks-1) != 0 {
 		return fmt.Errorf("extent of %d blocks", z.extentBlocks)
 	}
+	if d0.base != 0 {
+		return fmt.Errorf("the first device begins at physical block %d, not 0", d0.base)
+	}
 	for i, d := range s.devices {
-		if d.base%PBlock(z.extentBlocks) != 0 || d.blocks > MaxPoolBlocks || uint64(d.base)+d.blocks > MaxPoolBlocks {
+		if d.base > MaxPoolBlocks || d.base%PBlock(z.extentBlocks) != 0 || d.blocks > MaxPoolBlocks || uint64(d.base)+d.blocks > MaxPoolBlocks {
 			return fmt.Errorf("device %d: %d blocks from physical block %d", i, d.blocks, d.base)
 		}
 		if i > 0 && d.base < s.devices[i-1].base+PBlock(s.devices[i-1].blocks) {
@@ -178,6 +182,10 @@ func (s *superblock) validate() error {
 		z.tables, z.tables + 2*z.tablePairs, z.data, d0.blocks}
 	if !slices.IsSorted(ends) {
 		return fmt.Errorf("zones overlap or leave the device: %v", ends)
+	}
+	if z.rootBlocks < 2 || z.journalLen < minJournalBlocks || z.tablePairs > math.MaxUint32-1 || z.data%uint64(z.extentBlocks) != 0 {
+		return fmt.Errorf("root slots of %d blocks, journal of %d, %d table pairs, data from %d: one is out of bounds",
+			z.rootBlocks, z.journalLen, z.tablePairs, z.data)
 	}
 	return nil
 }
