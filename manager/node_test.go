@@ -369,8 +369,8 @@ func TestNodeRefusesTheWrongPeer(t *testing.T) {
 	})
 }
 
-// TestReq13_QuietNodeIsQuiet: a paused node asks for states once a second, and does nothing else.
-func TestReq13_QuietNodeIsQuiet(t *testing.T) {
+// TestIdleNodeIsQuiet: a paused node asks for states once a second, and does nothing else.
+func TestIdleNodeIsQuiet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, 1, 1)
 		o := s.pipeOptions(func(string) bool { return false })

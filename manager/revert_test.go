@@ -442,3 +442,32 @@ func TestReq20_AbsurdNumberHalts(t *testing.T) {
 	w.halts = true
 	w.until("halted", w.inState(StateHalted))
 }
+
+// TestReq21_NextGroupContainsTheRevertedData: the CG after a revert becomes final everywhere, with every write of the CG that was reverted.
+func TestReq21_NextGroupContainsTheRevertedData(t *testing.T) {
+	w := started(t, 2, 2)
+	w.untilLinkedAt(1)
+	var lost []int
+	for _, s := range w.sec {
+		for k := range s.compl[w.core.round] {
+			lost = append(lost, k)
+		}
+	}
+	if len(lost) == 0 {
+		t.Fatal("the CG to be reverted is empty: nothing would be shown")
+	}
+	f := w.finals
+	w.disconnect("s2", "reset")
+	w.until("revert ended", w.ended)
+	for _, k := range lost {
+		if w.sec[0].image[k] || w.sec[1].image[k] {
+			t.Fatalf("write %d of the reverted CG is in a final image", k)
+		}
+	}
+	w.until("the next CG final", func() bool { return w.finals == f+1 })
+	for _, k := range lost {
+		if !w.sec[0].image[k] && !w.sec[1].image[k] {
+			t.Fatalf("write %d of the reverted CG is not in the next one", k)
+		}
+	}
+}
