@@ -61,6 +61,7 @@ type Read struct {
 	pinned  bool
 	entries []entry
 	calls   []*readCall
+	starts  []*ring.Call // those of calls that are in use; kept so that nothing is allocated
 	left    atomic.Int32
 	failure atomic.Pointer[error]
 }
@@ -119,6 +120,7 @@ func (r *Read) enter(lane uint) *View {
 // submit reads runs of consecutive physical blocks, and fills holes with zeros.
 func (r *Read) submit(to submitter) {
 	used := 0
+	r.starts = r.starts[:0]
 	for i := 0; i < len(r.entries); {
 		run := 1
 		if r.entries[i] == 0 {
@@ -141,6 +143,7 @@ func (r *Read) submit(to submitter) {
 		c.read, c.from, c.n = r, i, run
 		c.Request = ring.Request{Op: ring.OpRead, Device: device, Off: blocksToBytes(block), Buf: r.Buf[i*BlockSize : (i+run)*BlockSize]}
 		c.Call.Done = c.ended()
+		r.starts = append(r.starts, &c.Call)
 		used++
 		i += run
 	}
@@ -149,10 +152,7 @@ func (r *Read) submit(to submitter) {
 		return
 	}
 	r.left.Store(int32(used))
-	calls := r.calls[:used]
-	for _, c := range calls {
-		to.Go(&c.Call)
-	}
+	to.Go(r.starts...) // r may be in use again before this returns
 }
 
 // ended returns the continuation of a device read, made once.
@@ -163,7 +163,8 @@ func (c *readCall) ended() func(*ring.Call) {
 	return func(*ring.Call) {
 		r := c.read
 		if err := c.check(); err != nil {
-			r.failure.CompareAndSwap(nil, &err)
+			first := err // escapes, while err does not
+			r.failure.CompareAndSwap(nil, &first)
 		}
 		if r.left.Add(-1) > 0 {
 			return
@@ -282,6 +283,9 @@ func (v *Volume) Extents(ctx context.Context, off, length uint64, limit int) ([]
 	t := v.pool.readers.enter(uint(v.pool.lane.Add(1)))
 	defer v.pool.readers.leave(t)
 	vv := &v.group.final.Load().vols[v.slot]
+	if vv.vol != v {
+		return nil, fmt.Errorf("volume %s: %w: it was deleted", v.name, ErrUnknown)
+	}
 	var out []Extent
 	for b := first; b < first+VBlock(n); b++ {
 		if b%65536 == 0 && ctx.Err() != nil {

@@ -367,25 +367,23 @@ func (m *manager) head(group string, cg uint64) wire.Command {
 	return wire.Command{Group: group, Epoch: m.epoch, CG: cg}
 }
 
-// take returns the next answer, noting what came unasked.
+// take reads one message: an answer, or nil after noting what came unasked.
 func (m *manager) take() (wire.Message, error) {
-	for {
-		h, body, err := m.conn.Next()
-		if err != nil {
-			return nil, err
-		}
-		msg, err := wire.Decode(h.Type, body)
-		check(m.t, err)
-		switch msg := msg.(type) {
-		case *wire.Complete:
-			m.complete[msg.Group] = msg.CG
-		case *wire.Lost:
-			m.lost = msg
-		default:
-			return msg, nil
-		}
-		return nil, nil
+	h, body, err := m.conn.Next()
+	if err != nil {
+		return nil, err
 	}
+	msg, err := wire.Decode(h.Type, body)
+	check(m.t, err)
+	switch msg := msg.(type) {
+	case *wire.Complete:
+		m.complete[msg.Group] = msg.CG
+	case *wire.Lost:
+		m.lost = msg
+	default:
+		return msg, nil
+	}
+	return nil, nil
 }
 
 func (m *manager) ask(c wire.Message) wire.Message {
