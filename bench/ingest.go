@@ -41,7 +41,7 @@ func (r *run) ingestHere(ctx context.Context, d time.Duration) (g ingested, err 
 	if err != nil {
 		return g, err
 	}
-	s, err := openSession(r.dev, 0)
+	s, err := openSession(r.dev, 0, r.o.Full)
 	if err != nil {
 		return g, err
 	}
@@ -69,14 +69,15 @@ func (r *run) ingestHere(ctx context.Context, d time.Duration) (g ingested, err 
 		return g, err
 	}
 	all := s.w.Stats()
+	share := float64(s.blocks) / float64(s.poolBlocks)
 	open = false
 	if err := s.close(); err != nil {
 		return g, err
 	}
 	end, counted, err := r.dev.stats()
 	g.count(counted, start, filled, end, fillBlocks, all.Blocks)
-	g.notes = append(g.notes, fmt.Sprintf("volume of %d blocks, %d CGs in %.1f s, %d cut early for want of room, %d late, %.1f %% of the updates superseded within their CG, %d blocks per device write",
-		s.blocks, s.cg-1, g.elapsed.Seconds(), s.early, s.late, 100*float64(all.Superseded)/float64(all.Blocks), all.DeviceBlocks/max(all.DeviceWrites, 1)))
+	g.notes = append(g.notes, fmt.Sprintf("volume of %d blocks over a pool %.0f %% full, %d CGs in %.1f s, %d cut early for want of room, %d late, %.1f %% of the updates superseded within their CG, %d blocks per device write",
+		s.blocks, 100*share, s.cg-1, g.elapsed.Seconds(), s.early, s.late, 100*float64(all.Superseded)/float64(all.Blocks), all.DeviceBlocks/max(all.DeviceWrites, 1)))
 	return g, err
 }
 

@@ -29,7 +29,7 @@ func runLink(ctx context.Context, r *run) ([]Result, error) {
 
 // link times LINK and REVERT of a CG with n updates, each with a floor measured beside the open pool.
 func (r *run) link(ctx context.Context, n uint64) (out []Result, err error) {
-	s, err := openSession(r.dev, 4*n)
+	s, err := openSession(r.dev, 4*n, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -28,6 +28,9 @@ type Options struct {
 	Seconds int
 	// Repetitions of each workload, alternating with its floor; 0: 3.
 	Repetitions int
+	// Full is how many percent of the pool the volume of the ingest workloads takes when all of it is mapped,
+	// 1 to 90; 0: 40. The fuller the pool, the shorter the runs of free blocks that updates go to.
+	Full int
 	// Quick makes everything short: good enough to see that it works.
 	Quick bool
 	// Kind of queue; zero: io_uring or nothing.
@@ -59,6 +62,9 @@ func (o *Options) fill() error {
 	if o.Repetitions == 0 {
 		o.Repetitions = 3
 	}
+	if o.Full == 0 {
+		o.Full = 40
+	}
 	if o.Progress == nil {
 		o.Progress = func(string) {}
 	}
@@ -79,6 +85,8 @@ func (o *Options) check() error {
 		return fmt.Errorf("bench: %d seconds: want 1 to 86400", o.Seconds)
 	case o.Repetitions < 1 || o.Repetitions > 100:
 		return fmt.Errorf("bench: %d repetitions: want 1 to 100", o.Repetitions)
+	case o.Full < 1 || o.Full > 90:
+		return fmt.Errorf("bench: pool %d %% full: want 1 to 90", o.Full)
 	case o.Size != 0 && (o.Size < minSize || o.Size%engine.BlockSize != 0):
 		return fmt.Errorf("bench: size of %d bytes: want at least %d (512 MiB), a multiple of %d", o.Size, minSize, engine.BlockSize)
 	case (o.Device == "") == (o.Loop == ""):

@@ -22,7 +22,7 @@ func runReads(ctx context.Context, r *run) (out []Result, err error) {
 // reads measures a volume that was filled and then overwritten at random, so that its blocks lie
 // scattered.
 func (r *run) reads(ctx context.Context) (out []Result, err error) {
-	s, err := openSession(r.dev, 0)
+	s, err := openSession(r.dev, 0, r.o.Full)
 	if err != nil {
 		return nil, err
 	}

@@ -13,9 +13,6 @@ import (
 )
 
 const (
-	// volumeShare is how much of the pool the volume takes when all of it is mapped. Two CGs that are
-	// not folded yet must fit beside it.
-	volumeShare = 0.4
 	// cutEvery is the interval of CGs that the goals ask for.
 	cutEvery = time.Second
 	// sampleEvery: of every so many blocks one is read back and compared at the end.
@@ -31,14 +28,14 @@ type session struct {
 	group *engine.Group
 	vol   *engine.Volume
 	w     *engine.Writer
-	// blocks of the volume.
-	blocks uint64
-	cg     uint64 // open
-	put    uint64 // updates of the open CG
-	rng    random
-	pay    payload
-	one    [1]uint64
-	many   [pieceBlocks]uint64
+	// blocks of the volume, and those of the pool that can hold data.
+	blocks, poolBlocks uint64
+	cg                 uint64 // open
+	put                uint64 // updates of the open CG
+	rng                random
+	pay                payload
+	one                [1]uint64
+	many               [pieceBlocks]uint64
 	// sample is the checksum that block i*sampleEvery must have; 0: never written.
 	sample []uint64
 
@@ -76,8 +73,9 @@ func (p *payload) sumOf(mem []byte) uint64 {
 	return p.sum[i]
 }
 
-// openSession formats the device, opens the pool and makes a volume of so many blocks; 0: the usual share.
-func openSession(d *device, blocks uint64) (s *session, err error) {
+// openSession formats the device, opens the pool and makes a volume of so many blocks; 0: so many
+// that it fills full percent of the pool.
+func openSession(d *device, blocks uint64, full int) (s *session, err error) {
 	devs := d.forPool()
 	if _, err := engine.Format(devs, engine.FormatOptions{Name: "farside-bench"}); err != nil {
 		return nil, err
@@ -92,8 +90,9 @@ func openSession(d *device, blocks uint64) (s *session, err error) {
 	if err != nil {
 		return nil, err
 	}
+	s.poolBlocks = s.pool.FreeBlocks()
 	if s.blocks = blocks; blocks == 0 {
-		s.blocks = uint64(float64(s.pool.FreeBlocks())*volumeShare) / pieceBlocks * pieceBlocks
+		s.blocks = s.poolBlocks * uint64(full) / 100 / pieceBlocks * pieceBlocks
 	}
 	s.sample = make([]uint64, s.blocks/sampleEvery+1)
 	if err := s.openVolume(); err != nil {
