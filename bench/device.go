@@ -36,7 +36,6 @@ func (d *device) Info() []ring.DeviceInfo { return d.infos }
 
 func (d *device) info() *ring.DeviceInfo { return &d.infos[0] }
 func (d *device) region() int64          { return d.infos[0].Size }
-func (d *device) blocks() uint64         { return uint64(d.region() / engine.BlockSize) }
 
 // tail is what pools leave alone at the end of the region, so that a floor can be measured there while a pool is open.
 const tail = 4 << 20

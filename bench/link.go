@@ -10,7 +10,7 @@ import (
 )
 
 // linkRounds is how often LINK and REVERT are timed in one repetition.
-const linkRounds = 25
+const linkRounds = 200
 
 func runLink(ctx context.Context, r *run) ([]Result, error) {
 	var out []Result
