@@ -30,6 +30,15 @@ func fromEngine(err error) error {
 	return &codedError{engineCode(err), err}
 }
 
+// fromWriter is fromEngine for what a frame of a stream led to: where the CG's state does not allow it, the frame came
+// out of order.
+func fromWriter(err error) error {
+	if errors.Is(err, engine.ErrState) && !errors.Is(err, engine.ErrFailed) {
+		return &codedError{wire.CodeProtocol, err}
+	}
+	return fromEngine(err)
+}
+
 func engineCode(err error) wire.ErrorCode {
 	if _, ok := errors.AsType[*engine.ChecksumError](err); ok {
 		return wire.CodeChecksum

@@ -64,8 +64,9 @@ func (n *Node) Serve(ctx context.Context, l net.Listener) error {
 	stop()
 	n.mu.Lock()
 	delete(n.listeners, l)
+	closed := n.closed
 	n.mu.Unlock()
-	if ctx.Err() != nil || n.ctx.Err() != nil {
+	if ctx.Err() != nil || closed {
 		err = nil
 	}
 	if cerr := l.Close(); cerr != nil && !errors.Is(cerr, net.ErrClosed) {

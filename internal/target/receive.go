@@ -83,7 +83,7 @@ func (s *session) place(u *wire.Updates) error {
 			k := min(n, int(d.Count)-done)
 			err := s.w.Put(s.volumes[d.Volume].Volume, u.CG(), engine.VBlock(d.Block)+engine.VBlock(done), sums[:k])
 			if err != nil {
-				return fromEngine(err)
+				return fromWriter(err)
 			}
 			sums, n, done = sums[k:], n-k, done+k
 			if done == int(d.Count) {
@@ -109,7 +109,7 @@ func (s *session) takeZeroes(body []byte) error {
 	}
 	for _, r := range z.Ranges {
 		if err := s.w.Zero(s.volumes[r.Volume].Volume, z.CG, engine.VBlock(r.Block), r.Count); err != nil {
-			return fromEngine(err)
+			return fromWriter(err)
 		}
 	}
 	for _, r := range z.Ranges {
@@ -154,9 +154,9 @@ func (s *session) enter(cg uint64) error {
 	}
 	switch {
 	case s.cg != 0:
-		return refuse(wire.CodeState, "group %q: update of CG %d before the manifest of CG %d", s.group.Name(), cg, s.cg)
+		return refuse(wire.CodeProtocol, "group %q: update of CG %d before the manifest of CG %d", s.group.Name(), cg, s.cg)
 	case cg <= s.sealed:
-		return refuse(wire.CodeState, "group %q: update of CG %d, whose manifest or a later one came before (CG %d)", s.group.Name(), cg, s.sealed)
+		return refuse(wire.CodeProtocol, "group %q: update of CG %d, whose manifest or a later one came before (CG %d)", s.group.Name(), cg, s.sealed)
 	}
 	s.cg = cg
 	return nil
@@ -218,7 +218,7 @@ func (s *session) takeManifest(body []byte) error {
 		return err
 	}
 	if err := s.w.Seal(m.CG, s.bound...); err != nil {
-		return fromEngine(err)
+		return fromWriter(err)
 	}
 	s.sealed = m.CG
 	s.begin()

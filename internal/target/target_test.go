@@ -94,9 +94,11 @@ func TestReq06_BadFramesEndTheSession(t *testing.T) {
 			p.send(&b)
 		}},
 		{"sequence skipped", wire.CodeProtocol, "expected 5", func(p *primary) { p.seq++; p.update(2, 0, 0, 1, 1) }},
-		{"complete CG", wire.CodeState, "CG 1", func(p *primary) { p.update(1, 0, 0, 1, 1) }},
-		{"manifest of a complete CG", wire.CodeState, "CG 1", func(p *primary) { p.manifest(1) }},
-		{"CG before the manifest", wire.CodeState, "before the manifest of CG 2", func(p *primary) { p.update(2, 0, 0, 1, 1); p.update(3, 1, 0, 1, 1) }},
+		{"complete CG", wire.CodeProtocol, "CG 1", func(p *primary) { p.update(1, 0, 0, 1, 1) }},
+		{"manifest of a complete CG", wire.CodeProtocol, "CG 1", func(p *primary) { p.manifest(1) }},
+		{"manifest of a CG again", wire.CodeProtocol, "CG 2", func(p *primary) { p.manifest(2); p.manifest(2) }},
+		{"complete CG on a new stream", wire.CodeProtocol, "CG 1", nil},
+		{"CG before the manifest", wire.CodeProtocol, "before the manifest of CG 2", func(p *primary) { p.update(2, 0, 0, 1, 1); p.update(3, 1, 0, 1, 1) }},
 		{"update lost", wire.CodeManifest, "1 blocks in 3 updates", func(p *primary) {
 			p.update(2, 0, 0, 1, 1)
 			p.digests[0].AddZeroes(wire.Zeroes{Count: 1})
@@ -121,7 +123,12 @@ func TestReq06_BadFramesEndTheSession(t *testing.T) {
 			p.settled()
 			p.digests[0] = wire.Digest{}
 			p.digests[0].AddZeroes(wire.Zeroes{Block: 4, Count: 1})
-			c.send(p)
+			if c.send == nil {
+				p = r.attach(9, "shop", "a", "b")
+				p.update(1, 0, 0, 1, 1)
+			} else {
+				c.send(p)
+			}
 			e := p.refused()
 			if e.Code != c.code || !strings.Contains(e.Text, c.says) || e.Frame == 0 {
 				t.Errorf("refused with %+v, want %v saying %q", e, c.code, c.says)
