@@ -96,7 +96,6 @@ func TestReq06_BadFramesEndTheSession(t *testing.T) {
 		{"sequence skipped", wire.CodeProtocol, "expected 5", func(p *primary) { p.seq++; p.update(2, 0, 0, 1, 1) }},
 		{"complete CG", wire.CodeProtocol, "CG 1", func(p *primary) { p.update(1, 0, 0, 1, 1) }},
 		{"manifest of a complete CG", wire.CodeProtocol, "CG 1", func(p *primary) { p.manifest(1) }},
-		{"manifest of a CG again", wire.CodeProtocol, "CG 2", func(p *primary) { p.manifest(2); p.manifest(2) }},
 		{"complete CG on a new stream", wire.CodeProtocol, "CG 1", nil},
 		{"CG before the manifest", wire.CodeProtocol, "before the manifest of CG 2", func(p *primary) { p.update(2, 0, 0, 1, 1); p.update(3, 1, 0, 1, 1) }},
 		{"update lost", wire.CodeManifest, "1 blocks in 3 updates", func(p *primary) {
