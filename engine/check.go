@@ -168,7 +168,10 @@ func (rep *CheckReport) scan(r *recovery, progress func(done, total uint64)) err
 		for _, l := range g.live {
 			for _, t := range l.tables {
 				for _, s := range t.index {
-					if e := t.at(uint32(s&posMask) - 1); s != 0 && e.block != 0 {
+					if s == 0 {
+						continue
+					}
+					if e := t.at(uint32(s&posMask) - 1); e.block != 0 {
 						all = append(all, named{t.vol, VBlock(s >> posBits), e.entry()})
 					}
 				}
