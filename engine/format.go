@@ -65,15 +65,10 @@ func format(devs ring.Devices, sb *superblock) (err error) {
 	if err := io.flush(); err != nil {
 		return err
 	}
-	r := &root{checkpoint: 1, tail: journalPos{seq: 1}}
-	body := r.encodeBody()
-	length := len(body)
-	body = padBody(body)
-	n := 1 + len(body)/BlockSize
-	copy(buf, r.encodeHeader(sb.pool, body, length))
-	copy(buf[BlockSize:], body)
-	if err := io.write(0, sb.zones.rootSlot(r.checkpoint%2), buf[:n*BlockSize]); err != nil {
-		return err
+	for checkpoint := range uint64(2) { // both slots hold a root from the start: whatever else is found there is damage
+		if err := writeFirstRoot(io, buf, sb, checkpoint); err != nil {
+			return err
+		}
 	}
 	if err := io.flush(); err != nil {
 		return err
@@ -86,6 +81,18 @@ func format(devs ring.Devices, sb *superblock) (err error) {
 		}
 	}
 	return io.flush()
+}
+
+// writeFirstRoot writes the root of an empty pool.
+func writeFirstRoot(io *controlIO, buf []byte, sb *superblock, checkpoint uint64) error {
+	r := &root{checkpoint: checkpoint, tail: journalPos{seq: 1}}
+	body := r.encodeBody()
+	length := len(body)
+	body = padBody(body)
+	n := 1 + len(body)/BlockSize
+	copy(buf, r.encodeHeader(sb.pool, body, length))
+	copy(buf[BlockSize:], body)
+	return io.write(0, sb.zones.rootSlot(checkpoint%2), buf[:n*BlockSize])
 }
 
 func writeSuperblocks(io *controlIO, buf []byte, device int, encode func(copyIndex int) []byte) error {

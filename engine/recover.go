@@ -218,7 +218,6 @@ func (r *recovery) loadRoot() error {
 	for slot := range uint64(2) {
 		root, err := r.readRoot(z.rootSlot(slot))
 		switch {
-		case errors.Is(err, errNoRoot):
 		case err != nil:
 			errs = append(errs, r.corrupt(z.rootSlot(slot), "root", fmt.Sprintf("slot %d", slot), err))
 		case root.checkpoint%2 != slot:

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 
 	"github.com/cespare/xxhash/v2"
@@ -21,7 +22,7 @@ const (
 // 0 unused, else the page's checksum with the lowest bit replaced by the slot. 0 cannot be a
 // used entry: see directoryEntry.
 type root struct {
-	checkpoint uint64 // counts up from 1 (format)
+	checkpoint uint64 // counts up from 1; format leaves 0 in the other slot
 	tail       journalPos
 	nextGroup  uint32
 	nextVolume uint32
@@ -150,7 +151,7 @@ func decodeRootHeader(b []byte, pool UUID) (r *root, bodyLen, bodySum uint64, er
 	return r, d.u64("body length"), d.u64("body checksum"), nil
 }
 
-var errNoRoot = fmt.Errorf("no root was ever written here")
+var errNoRoot = errors.New("this is no root")
 
 // encodePage writes the table page of entries into b, one block.
 func encodePage(b []byte, volume uint32, page uint32, checkpoint uint64, load func(i int) uint64, n int) {
