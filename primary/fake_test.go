@@ -14,12 +14,11 @@ import (
 
 // fakeSecondary is a secondary control reduced to memory, behind a real socket.
 type fakeSecondary struct {
-	t       *testing.T
-	ln      net.Listener
-	done    sync.WaitGroup
-	refuse  *wire.Error // answers Attach with this
-	window  uint64
-	stalled chan struct{} // nil, or: no frame is taken until it is closed
+	t      *testing.T
+	ln     net.Listener
+	done   sync.WaitGroup
+	refuse *wire.Error // answers Attach with this
+	window uint64
 
 	mu       sync.Mutex
 	changed  sync.Cond
@@ -32,8 +31,7 @@ type fakeSecondary struct {
 	digests  map[uint64][]wire.Digest
 	complete uint64
 	conns    map[*wire.Conn]bool
-	frames   int // of the connection
-	frameMax int // cut the connection after so many, once
+	cutNext  bool // end the connection instead of taking the next frame
 }
 
 func newFakeSecondary(t *testing.T, sizes map[string]uint64) *fakeSecondary {
@@ -95,7 +93,6 @@ func (s *fakeSecondary) accept() {
 			c := wire.NewConn(nc, wire.Options{})
 			s.mu.Lock()
 			s.conns[c] = true
-			s.frames = 0
 			s.mu.Unlock()
 			s.serve(c)
 			c.Close()
@@ -126,9 +123,6 @@ func (s *fakeSecondary) serve(c *wire.Conn) {
 	}
 	if err := c.WriteMessage(s.attach(&a)); err != nil {
 		return
-	}
-	if s.stalled != nil {
-		<-s.stalled
 	}
 	for s.frame(c) {
 	}
@@ -179,9 +173,8 @@ func (s *fakeSecondary) frame(c *wire.Conn) bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.frames++
-	if s.frameMax != 0 && s.frames > s.frameMax {
-		s.frameMax = 0
+	if s.cutNext {
+		s.cutNext = false
 		return false
 	}
 	if h.Sequence != s.applied+1 {

@@ -99,6 +99,9 @@ func (c *Core) openCG(g *group, h wire.Command, final uint64) {
 		c.refuseUnsent(g, h)
 		return
 	}
+	if g.open == 0 && final < g.final {
+		c.distrust(g, final)
+	}
 	c.setFinal(g, final)
 	same := h.CG == g.open
 	if !same {
@@ -112,6 +115,21 @@ func (c *Core) openCG(g *group, h wire.Command, final uint64) {
 		c.repeatReports(g)
 	}
 	c.kickGroup(g)
+}
+
+// distrust deals with a manager that knows less than the write-intent log: its decision log was lost or is
+// another one, so that CG numbers say nothing any more about what the secondaries hold.
+func (c *Core) distrust(g *group, final uint64) {
+	c.notice(slog.LevelWarn, "the manager's newest final CG is older than the write-intent log's: its numbers have begun anew, and every volume is copied again as a whole",
+		"group", g.name, "manager", final, "write-intent log", g.final)
+	g.final = final
+	for _, v := range g.volumes {
+		for _, r := range v.replicas {
+			r.synced = false
+			c.copyWhole(r)
+		}
+	}
+	c.intent.snapshotDue = true
 }
 
 // repeatReports tells a manager that may have missed it what became of the cut CG.

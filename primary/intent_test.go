@@ -224,3 +224,13 @@ func FuzzLoadIntent(f *testing.F) {
 		}
 	})
 }
+
+func TestWriteThatComesWhileItsMarkIsWritten(t *testing.T) {
+	w := synced(t, testOptions())
+	w.write(0, 20*BlockSize, BlockSize)
+	w.write(0, 21*BlockSize, BlockSize) // wants nothing that is not being written already
+	w.finishIntent(nil)
+	if len(w.flight) != 2 {
+		t.Fatalf("%d of 2 writes went on", len(w.flight))
+	}
+}

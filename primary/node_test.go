@@ -28,6 +28,7 @@ type testNode struct {
 	addr        string
 	secondaries []*fakeSecondary
 	opt         Options
+	openDevices func() (ring.Devices, error)
 }
 
 // startNode starts a primary with volumes a and b, each copied to every secondary.
@@ -62,7 +63,12 @@ func startNode(t *testing.T, secondaries int, edit func(*Options)) *testNode {
 
 func (n *testNode) start() {
 	n.t.Helper()
-	devs, err := ring.OpenPlain([]string{filepath.Join(n.dir, "a"), filepath.Join(n.dir, "b")}, ring.OpenOptions{AllowBuffered: true})
+	if n.openDevices == nil {
+		n.openDevices = func() (ring.Devices, error) {
+			return ring.OpenPlain([]string{filepath.Join(n.dir, "a"), filepath.Join(n.dir, "b")}, ring.OpenOptions{AllowBuffered: true})
+		}
+	}
+	devs, err := n.openDevices()
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -197,7 +203,7 @@ func TestNodeResumesInTheMiddleOfACG(t *testing.T) {
 	m.round(n, 1)
 	s := n.secondaries[0]
 	s.mu.Lock()
-	s.frames, s.frameMax = 0, 3
+	s.cutNext = true
 	s.mu.Unlock()
 	for i := range 20 {
 		if _, err := n.volume("a").WriteAt(bytes.Repeat([]byte{byte(i + 1)}, BlockSize), int64(i)*BlockSize); err != nil {
@@ -376,5 +382,68 @@ func TestSteadyWriteAllocatesNothing(t *testing.T) {
 	})
 	if allocs >= 1 && !raceEnabled {
 		t.Errorf("%v allocations per write", allocs)
+	}
+}
+
+// TestNodeOverUring moves everything through the queue that production uses.
+func TestNodeOverUring(t *testing.T) {
+	n := startNode(t, 1, nil)
+	n.stop()
+	paths := []string{filepath.Join(n.dir, "a"), filepath.Join(n.dir, "b")}
+	n.openDevices = func() (ring.Devices, error) { return ring.OpenUring(paths, ring.OpenOptions{AllowBuffered: true}) }
+	if devs, err := n.openDevices(); err != nil {
+		t.Skipf("io_uring: %v", err)
+	} else if err := devs.Close(); err != nil {
+		t.Fatal(err)
+	}
+	n.start()
+	m := dialManager(t, n.addr, 1)
+	m.open(1, 0)
+	stop := make(chan struct{})
+	var load sync.WaitGroup
+	load.Go(func() { writeRandomly(t, n, rand.New(rand.NewPCG(7, 7)), stop) })
+	for cg := uint64(1); cg <= 3; cg++ {
+		m.round(n, cg)
+	}
+	close(stop)
+	load.Wait()
+	m.round(n, 4)
+}
+
+// TestCloseWaitsForHostRequests: one that a hold keeps back is answered, not dropped.
+func TestCloseWaitsForHostRequests(t *testing.T) {
+	n := startNode(t, 0, nil)
+	m := dialManager(t, n.addr, 1)
+	m.open(1, 0)
+	m.send(&wire.Hold{TimeoutMicros: 30000}, 1)
+	expect[*wire.Held](m, 1)
+	data := n.memory.get(BlockSize)
+	var got error = errors.New("not answered")
+	n.volume("a").Start([]*Request{{Kind: Write, Len: BlockSize, Data: data, Done: func(_ *Request, err error) { got = err }}})
+	n.stop()
+	if got != nil {
+		t.Fatal(got)
+	}
+}
+
+func TestOneIntentFileIsInUse(t *testing.T) {
+	n := startNode(t, 0, nil)
+	for range 2 {
+		if _, err := n.volume("a").WriteAt([]byte("x"), 0); err != nil {
+			t.Fatal(err)
+		}
+		n.stop()
+		var sizes [2]int
+		for i := range sizes {
+			b, err := os.ReadFile(filepath.Join(n.dir, "intent."+string(rune('0'+i))))
+			if err != nil {
+				t.Fatal(err)
+			}
+			sizes[i] = len(b)
+		}
+		if (sizes[0] == 0) == (sizes[1] == 0) {
+			t.Fatalf("files of %d and %d bytes, want one of them empty", sizes[0], sizes[1])
+		}
+		n.start()
 	}
 }

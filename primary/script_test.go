@@ -2,6 +2,7 @@ package primary
 
 import (
 	"bytes"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -476,4 +477,109 @@ func TestNextCGCannotStarveTheDrain(t *testing.T) {
 	if !w.allComplete() {
 		t.Fatalf("CG %d did not complete: %+v", w.cut, w.core.Status())
 	}
+}
+
+// TestManagerThatBeganAnew: its CG 1 comes after this primary's log knows of a final CG.
+func TestManagerThatBeganAnew(t *testing.T) {
+	w := synced(t, testOptions())
+	w.round()
+	w.round()
+	w.tick(25 * time.Millisecond) // the log learns of it
+	w.settle()
+	w.crash(func() int { return 0 }, 0)
+	if got := w.core.Status().Groups[0].Final; got != w.final {
+		t.Fatalf("the log says final %d, want %d", got, w.final)
+	}
+	w.final, w.highest = 0, 0
+	for _, p := range w.peers {
+		p.discard(0)
+		p.through = 0
+		for _, img := range p.finalImg {
+			clear(img)
+		}
+	}
+	w.openCG(1)
+	for _, p := range w.peers {
+		p.connect()
+	}
+	w.settle()
+	w.round()
+	if got := w.core.Status().Groups[0]; got.Final != 1 || !got.Volumes[0].Copies[0].FirstCopyDone {
+		t.Fatalf("status %+v", got)
+	}
+}
+
+func TestTrimLeavesPartsOfBlocksAlone(t *testing.T) {
+	w := synced(t, testOptions())
+	w.write(0, 0, 4*BlockSize)
+	w.settle()
+	want := bytes.Clone(w.images[0])
+	clear(want[BlockSize : 3*BlockSize])
+	w.zeroes(OpTrim, 0, 512, 3*BlockSize)
+	w.settle()
+	if !bytes.Equal(want, w.images[0]) {
+		t.Fatal("a trim of 512 bytes and three blocks did not make two blocks zero, and no more")
+	}
+	clear(want[512 : 512+3*BlockSize])
+	w.zeroes(OpWriteZeroes, 0, 512, 3*BlockSize)
+	w.settle()
+	if !bytes.Equal(want, w.images[0]) {
+		t.Fatal("a write of zeros missed its range")
+	}
+	w.round()
+}
+
+func TestWindowBoundsWhatIsUnacknowledged(t *testing.T) {
+	w := synced(t, testOptions())
+	p := w.peers[1]
+	p.drop(nil)
+	p.window = 3 * BlockSize
+	p.connect()
+	w.write(1, 0, BlockSize)
+	w.settle()
+	for b := range uint64(5) {
+		w.write(1, b*BlockSize, BlockSize)
+		w.finish(0, nil)
+	}
+	for p.send() {
+	}
+	if s := w.core.Status().Groups[0].Connections[1]; s.UnackedBytes != 3*BlockSize {
+		t.Fatalf("%d bytes are unacknowledged, the window has %d", s.UnackedBytes, p.window)
+	}
+	w.settle()
+	w.round()
+}
+
+func TestCreditForWhatWasNotSentIsRefused(t *testing.T) {
+	w := synced(t, testOptions())
+	for _, n := range []uint64{w.core.conns[0].seq + 1, w.core.conns[0].acked - 1} {
+		if err := w.core.Credit(0, n); !errors.Is(err, wire.ErrProtocol) {
+			t.Errorf("credit for frame %d of %d: %v", n, w.core.conns[0].seq, err)
+		}
+	}
+	w.peers[0].drop(nil)
+	if err := w.core.Credit(0, w.core.conns[0].acked); !errors.Is(err, wire.ErrProtocol) {
+		t.Errorf("credit without a connection: %v", err)
+	}
+	if err := w.core.Attached(0, wire.Attached{Resumed: true, Applied: w.core.conns[0].seq + 1}); !errors.Is(err, wire.ErrProtocol) {
+		t.Errorf("resuming behind the end: %v", err)
+	}
+}
+
+func TestCutCGOfWhichNothingWasSentIsNotLost(t *testing.T) {
+	w := synced(t, testOptions())
+	cutWith(t, w)
+	for _, p := range w.peers {
+		p.restart()
+		p.connect()
+	}
+	if w.lost != 0 {
+		t.Fatalf("CG %d is lost although nothing of it was sent", w.lost)
+	}
+	w.settle()
+	if !w.allComplete() {
+		t.Fatalf("%+v", w.core.Status())
+	}
+	w.finalize()
+	w.round()
 }

@@ -64,7 +64,7 @@ type ConnectionStatus struct {
 	BytesPerSecond    float64 `json:"bytes_per_second"`     // payload, over the last seconds
 	CatchupBlocks     uint64  `json:"catchup_blocks_left"`
 	CatchupSecondsEta float64 `json:"catchup_seconds_left,omitempty"` // at this rate
-	LastError         string  `json:"last_error,omitempty"`
+	LastError         string  `json:"last_error,omitempty"`           // of the newest connection that ended
 }
 
 // IntentStatus is the state of the write-intent log.

@@ -36,6 +36,7 @@ type lane struct {
 	tally  *tally
 	blocks uint64 // of payload sent
 	bytes  int64  // of payload in items
+	begun  bool   // a frame of it was made
 }
 
 // tally sums up what was sent of one CG on one connection, for its manifest. It belongs to whoever
@@ -272,7 +273,7 @@ func (c *Core) fill(cn *conn, l *lane) *Frame {
 		if (it.s == nil) != zeros {
 			break
 		}
-		if n := f.bytes + it.bytes(); len(f.items) > 0 && (n > maxFrameBytes || !cn.room(n)) {
+		if n := f.bytes + it.bytes(); len(f.items) > 0 && (n > maxFrameBytes || cn.unacked+n > cn.window) {
 			break
 		}
 		f.bytes += it.bytes()
@@ -296,6 +297,7 @@ func (c *Core) newFrame(cn *conn, l *lane) *Frame {
 	}
 	cn.seq++
 	f.Seq, f.CG, f.tally = cn.seq, l.cg, l.tally
+	l.begun = true
 	cn.sent.push(f)
 	return f
 }
@@ -400,7 +402,7 @@ func (c *Core) Attached(index int, m wire.Attached) error {
 		return fmt.Errorf("secondary %q resumes at frame %d of a stream (known: %t) with frames %d to %d: %w",
 			cn.secondary, m.Applied, was, cn.acked, cn.seq, wire.ErrProtocol)
 	}
-	cn.attached, cn.asleep, cn.lastErr = true, true, ""
+	cn.attached, cn.asleep = true, true
 	cn.resend, cn.unacked = 0, 0
 	cn.window = int64(min(m.Window, 1<<40))
 	if m.Resumed {
@@ -415,7 +417,7 @@ func (c *Core) Attached(index int, m wire.Attached) error {
 }
 
 // restartStream starts from frame 1 with a secondary that holds nothing of the stream: what it was sent of
-// CGs after complete is gone.
+// CGs after complete is gone. What was queued and not sent is not.
 func (c *Core) restartStream(cn *conn, complete uint64) {
 	for cn.sent.len() > 0 {
 		f := cn.sent.pop()
@@ -424,14 +426,15 @@ func (c *Core) restartStream(cn *conn, complete uint64) {
 	}
 	cn.seq, cn.acked, cn.resend = 0, 0, 0
 	g := cn.group
-	for _, r := range cn.replicas {
-		r.open.or(r.volume.changed())
-	}
-	if cn.open != nil {
+	if cn.open != nil && cn.open.begun {
+		for _, r := range cn.replicas {
+			r.open.or(r.volume.changed())
+		}
 		c.dropLane(cn, cn.open)
 		cn.open = cn.newLane(g.open)
 	}
-	if cn.cut != nil || g.lastCut > max(complete, g.final) {
+	// A cut CG of which nothing was sent is as good as before.
+	if sent := cn.cut == nil || cn.cut.begun; sent && g.lastCut > max(complete, g.final) {
 		c.lose(g, fmt.Sprintf("secondary %q no longer has what it was sent of it", cn.secondary))
 	}
 	cn.recording = false
