@@ -111,6 +111,12 @@ func genMessage(t *rapid.T, ty Type) Message {
 		return &Status{JSON: rapid.SliceOfN(rapid.Byte(), 0, 100).Draw(t, "json")}
 	case TypeStatusReply:
 		return &StatusReply{JSON: rapid.SliceOfN(rapid.Byte(), 0, 100).Draw(t, "json")}
+	case TypeVolume:
+		v := &Volume{Group: genName(t, "group"), Name: genName(t, "name"), Delete: boolean()}
+		if !v.Delete {
+			v.Size = BlockSize * rapid.Uint64Range(1, MaxBlocks-1).Draw(t, "blocks")
+		}
+		return v
 	case TypePing:
 		return &Ping{Token: genU64(t)}
 	case TypePong:
@@ -145,7 +151,7 @@ func TestTypesAreTheirStructs(t *testing.T) {
 			t.Error("nobody may send it")
 		}
 	})
-	if n := int(TypeError) + 1; len(types) != n {
+	if n := int(TypeVolume) + 1; len(types) != n {
 		t.Errorf("the table has %d types, there are %d", len(types), n)
 	}
 }
@@ -265,6 +271,9 @@ func TestRefusedFields(t *testing.T) {
 		{"past the end", TypeZeroes, "block", 16, encodeRaw(n, uint32(1), uint32(0), 8, uint64(1), MaxBlocks)},
 		{"overflow", TypeZeroes, "block", 16, encodeRaw(n, uint32(1), uint32(0), 8, uint64(1), ^uint64(0))},
 		{"large handle", TypeZeroes, "volume", 16, encodeRaw(n, uint32(1), uint32(0), uint32(MaxVolumes), uint32(0), uint64(1), uint64(1))},
+		{"volume without a size", TypeVolume, "size", 6, encodeRaw("g", "n", uint64(0), uint8(0))},
+		{"volume deleted with a size", TypeVolume, "size", 6, encodeRaw("g", "n", uint64(BlockSize), uint8(1))},
+		{"volume of part of a block", TypeVolume, "size", 6, encodeRaw("g", "n", uint64(BlockSize+1), uint8(0))},
 		{"json longer than the body", TypeStatus, "json", 0, encodeRaw(uint32(5), 4)},
 		{"json too long", TypeStatus, "json", 0, encodeRaw(uint32(MaxStatus+1), MaxStatus+1)},
 	} {

@@ -137,8 +137,19 @@ func (m *Lost) fields(c *coder) {
 
 func (m *Status) fields(c *coder)      { c.bytes("json", &m.JSON, MaxStatus) }
 func (m *StatusReply) fields(c *coder) { c.bytes("json", &m.JSON, MaxStatus) }
-func (m *Ping) fields(c *coder)        { c.u64("token", &m.Token) }
-func (m *Pong) fields(c *coder)        { c.u64("token", &m.Token) }
+func (m *Volume) fields(c *coder) {
+	c.name("group", &m.Group)
+	c.name("name", &m.Name)
+	at := c.pos()
+	c.u64("size", &m.Size)
+	c.boolean("delete", &m.Delete)
+	if m.Delete != (m.Size == 0) || m.Size%BlockSize != 0 {
+		c.fail("size", at, "%d is not a positive multiple of %d (0 with delete)", m.Size, BlockSize)
+	}
+}
+
+func (m *Ping) fields(c *coder) { c.u64("token", &m.Token) }
+func (m *Pong) fields(c *coder) { c.u64("token", &m.Token) }
 
 func (m *Error) fields(c *coder) {
 	at := c.pos()

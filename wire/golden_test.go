@@ -62,6 +62,7 @@ var golden = []Message{
 	&Lost{goldenCommand, "secondary restarted"},
 	&Status{},
 	&StatusReply{[]byte(`{"state":"idle"}`)},
+	&Volume{Group: "bank", Name: "ledger", Size: 1 << 30},
 	&Ping{0x0102030405060708},
 	&Pong{0x0102030405060708},
 	&Error{Code: CodeStaleEpoch, Frame: 5, Group: "bank", CG: 42, Text: "epoch 2 < 3"},

@@ -7,7 +7,7 @@ const (
 	RolePrimary Role = iota + 1
 	RoleSecondary
 	RoleManager
-	RoleTool // an operator's command: may only ask
+	RoleTool // an operator's command: asks, and keeps the volumes of a secondary
 )
 
 // Type is a frame's message type. The comments give the direction:
@@ -46,6 +46,7 @@ const (
 	TypePing                        // any
 	TypePong                        //
 	TypeError                       // any
+	TypeVolume                      // T->S: makes or deletes a volume
 )
 
 // UUID identifies a node, an instance of a process, a pool.
@@ -246,6 +247,15 @@ type Status struct{ JSON []byte }
 
 // StatusReply carries a JSON document: the state of the node, for people and scripts.
 type StatusReply struct{ JSON []byte }
+
+// Volume makes a volume of Size bytes on a secondary or, with Delete, deletes it and the copy in it;
+// Size is then 0. Answered by StatusReply, of the node after the change, or Error. To make one
+// that exists with this size changes nothing.
+type Volume struct {
+	Group, Name string
+	Size        uint64 // bytes
+	Delete      bool
+}
 
 // Ping shows that its sender lives; Pong with the same token answers it. Conn sends and answers
 // both by itself.

@@ -55,6 +55,7 @@ var types = [...]struct {
 	TypePing:        {"Ping", isAny, isAny, make1[Ping]},
 	TypePong:        {"Pong", isAny, isAny, make1[Pong]},
 	TypeError:       {"Error", isAny, isAny, make1[Error]},
+	TypeVolume:      {"Volume", isT, isS, make1[Volume]},
 }
 
 func make1[M any, P interface {
@@ -129,3 +130,4 @@ func (*StatusReply) Type() Type { return TypeStatusReply }
 func (*Ping) Type() Type        { return TypePing }
 func (*Pong) Type() Type        { return TypePong }
 func (*Error) Type() Type       { return TypeError }
+func (*Volume) Type() Type      { return TypeVolume }

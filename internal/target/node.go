@@ -195,12 +195,15 @@ func (n *Node) Close() error {
 // inform answers a tool.
 func (n *Node) inform(l *link) {
 	for {
-		h, _, err := l.conn.Next()
-		if err == nil && h.Type != wire.TypeStatus {
-			err = unexpected(h)
-		}
-		if err == nil {
+		h, body, err := l.conn.Next()
+		switch {
+		case err != nil:
+		case h.Type == wire.TypeStatus:
 			err = n.replyStatus(l)
+		case h.Type == wire.TypeVolume:
+			err = n.changeVolume(l, h, body)
+		default:
+			err = unexpected(h)
 		}
 		if err != nil {
 			l.end(l.reason(err), h.Number, "", 0)

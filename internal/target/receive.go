@@ -138,13 +138,14 @@ func (s *session) check(handle uint32, block, count uint64) error {
 	return nil
 }
 
-// enter checks that CG cg may be received now. engine.ErrDropped: it was discarded.
+// enter checks that CG cg may be received now. engine.ErrDropped: it was discarded. That cg was not
+// ended before is for the writer to check: it knows what is sealed and complete.
 func (s *session) enter(cg uint64) error {
 	s.frameCG = cg
 	if cg == s.cg {
 		return nil
 	}
-	if s.cg != 0 || cg <= s.sealed || cg <= s.through {
+	if s.cg != 0 || cg <= s.through {
 		// Out of order, unless a discard that this goroutine has not heard of explains it.
 		if dropped, err := s.isDiscarded(cg); err != nil {
 			return err
@@ -152,11 +153,8 @@ func (s *session) enter(cg uint64) error {
 			return engine.ErrDropped
 		}
 	}
-	switch {
-	case s.cg != 0:
+	if s.cg != 0 {
 		return refuse(wire.CodeProtocol, "group %q: update of CG %d before the manifest of CG %d", s.group.Name(), cg, s.cg)
-	case cg <= s.sealed:
-		return refuse(wire.CodeProtocol, "group %q: update of CG %d, whose manifest or a later one came before (CG %d)", s.group.Name(), cg, s.sealed)
 	}
 	s.cg = cg
 	return nil
@@ -220,7 +218,6 @@ func (s *session) takeManifest(body []byte) error {
 	if err := s.w.Seal(m.CG, s.bound...); err != nil {
 		return fromWriter(err)
 	}
-	s.sealed = m.CG
 	s.begin()
 	return nil
 }

@@ -40,7 +40,6 @@ type session struct {
 	frame    uint64 // number of the frame in work
 	frameCG  uint64
 	cg       uint64 // CG in work: some of it was received, its manifest was not; 0 none
-	sealed   uint64 // newest CG whose manifest was taken in
 	through  uint64 // CGs up to this are known to be discarded
 	updates  wire.Updates
 	zeroes   wire.ZeroRanges

@@ -94,9 +94,10 @@ func TestReq06_BadFramesEndTheSession(t *testing.T) {
 			p.send(&b)
 		}},
 		{"sequence skipped", wire.CodeProtocol, "expected 5", func(p *primary) { p.seq++; p.update(2, 0, 0, 1, 1) }},
+		{"first frame is not the first", wire.CodeProtocol, "expected 1", func(p *primary) { p.seq++; p.update(2, 0, 0, 1, 1) }},
 		{"complete CG", wire.CodeProtocol, "CG 1", func(p *primary) { p.update(1, 0, 0, 1, 1) }},
 		{"manifest of a complete CG", wire.CodeProtocol, "CG 1", func(p *primary) { p.manifest(1) }},
-		{"complete CG on a new stream", wire.CodeProtocol, "CG 1", nil},
+		{"complete CG on a new stream", wire.CodeProtocol, "CG 1", func(p *primary) { p.update(1, 0, 0, 1, 1) }},
 		{"CG before the manifest", wire.CodeProtocol, "before the manifest of CG 2", func(p *primary) { p.update(2, 0, 0, 1, 1); p.update(3, 1, 0, 1, 1) }},
 		{"update lost", wire.CodeManifest, "1 blocks in 3 updates", func(p *primary) {
 			p.update(2, 0, 0, 1, 1)
@@ -122,12 +123,10 @@ func TestReq06_BadFramesEndTheSession(t *testing.T) {
 			p.settled()
 			p.digests[0] = wire.Digest{}
 			p.digests[0].AddZeroes(wire.Zeroes{Block: 4, Count: 1})
-			if c.send == nil {
+			if strings.Contains(c.name, "first") || strings.Contains(c.name, "new stream") {
 				p = r.attach(9, "shop", "a", "b")
-				p.update(1, 0, 0, 1, 1)
-			} else {
-				c.send(p)
 			}
+			c.send(p)
 			e := p.refused()
 			if e.Code != c.code || !strings.Contains(e.Text, c.says) || e.Frame == 0 {
 				t.Errorf("refused with %+v, want %v saying %q", e, c.code, c.says)
@@ -603,4 +602,51 @@ func TestOptions(t *testing.T) {
 			t.Errorf("accepted %+v", o)
 		}
 	}
+}
+
+// TestToolKeepsVolumes: made, used, refused while in use, deleted.
+func TestToolKeepsVolumes(t *testing.T) {
+	r := newRig(t, 32<<20, nil)
+	tool := r.dial(wire.RoleTool, nil)
+	ask := func(v wire.Volume) Status {
+		t.Helper()
+		check(t, tool.conn.WriteMessage(&v))
+		var st Status
+		reply, ok := tool.next().(*wire.StatusReply)
+		if !ok {
+			t.Fatal("no StatusReply")
+		}
+		check(t, json.Unmarshal(reply.JSON, &st))
+		return st
+	}
+	refused := func(v wire.Volume, code wire.ErrorCode) {
+		t.Helper()
+		check(t, tool.conn.WriteMessage(&v))
+		if e := tool.refused(); e.Code != code {
+			t.Errorf("%+v: %+v, want %v", v, e, code)
+		}
+	}
+	fresh := wire.Volume{Group: "fresh", Name: "a", Size: 1024 * block}
+	for range 2 { // the second changes nothing
+		st := ask(fresh)
+		i := slices.IndexFunc(st.Groups, func(g GroupStatus) bool { return g.Name == "fresh" })
+		if i < 0 || !cmp.Equal(st.Groups[i].Volumes, []VolumeStatus{{"a", 1024 * block}}) {
+			t.Fatalf("groups %+v", st.Groups)
+		}
+	}
+	larger := fresh
+	larger.Size *= 2
+	refused(larger, wire.CodeState)
+	gone := wire.Volume{Group: "fresh", Name: "a", Delete: true}
+	p := r.attach(1, "fresh", "a")
+	refused(gone, wire.CodeState)
+	p.update(1, 0, 2000, 1, 1) // ends the session, which then holds the volume no more
+	if e := p.refused(); e.Code != wire.CodeSize {
+		t.Errorf("%+v", e)
+	}
+	st := ask(gone)
+	if i := slices.IndexFunc(st.Groups, func(g GroupStatus) bool { return g.Name == "fresh" }); len(st.Groups[i].Volumes) != 0 {
+		t.Errorf("groups %+v", st.Groups)
+	}
+	refused(gone, wire.CodeUnknown)
 }
