@@ -67,6 +67,16 @@ func (c *control) startCheckpoint() {
 	sortPages(k.pages)
 }
 
+// relieveJournal starts a checkpoint if that lets the journal's tail move on; it reports whether it did. Otherwise
+// checkpoints would follow each other for as long as a CG holds the tail.
+func (c *control) relieveJournal() bool {
+	if c.ckpt.running || c.failed != nil || c.journalTail().block <= c.journal.tail {
+		return false
+	}
+	c.startCheckpoint()
+	return true
+}
+
 // journalTail is where a replay must begin: at the first part of the oldest CG that is not folded, or at the oldest
 // record that is being written, which the state does not show yet.
 func (c *control) journalTail() journalPos {

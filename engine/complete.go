@@ -63,7 +63,7 @@ func (c *control) stepCompletions() bool {
 				break
 			}
 			if !c.journal.room(pieceMaxBlocks) {
-				c.startCheckpoint()
+				c.relieveJournal()
 				break
 			}
 			buf := c.journal.buffer()

@@ -65,7 +65,7 @@ func (c *control) step() (busy bool, err error) {
 		busy = c.stepFolds() || busy
 		busy = c.stepCheckpoint() || busy
 		if c.journal.used() > c.journal.size/2 {
-			c.startCheckpoint()
+			busy = c.relieveJournal() || busy
 		}
 	}
 	ended, err := c.io.poll(false)

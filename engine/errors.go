@@ -8,6 +8,9 @@ import (
 var (
 	// ErrPoolFull: no free physical block. It passes when a CG becomes final or is discarded.
 	ErrPoolFull = errors.New("pool is full")
+	// ErrJournalFull: no room for the command, because a CG of some group is complete and has been neither released nor
+	// discarded for long. It passes when it is.
+	ErrJournalFull = errors.New("journal is full")
 	// ErrStaleEpoch: a command of a manager that has been replaced.
 	ErrStaleEpoch = errors.New("stale epoch")
 	// ErrState: the command does not fit the state of the CG.

@@ -131,9 +131,13 @@ func (g *Group) runOps() {
 			op.reply(err)
 			continue
 		}
+		j := g.pool.ctl.journal
+		if !j.admits(r.kind, g.frees(r)) {
+			op.reply(fmt.Errorf("group %s: %v: %w: a CG that is complete holds it; release or discard that, then try again", g.name, r.kind, ErrJournalFull))
+			continue
+		}
 		g.busy = true
 		r.group = g.id
-		j := g.pool.ctl.journal
 		g.busyAt = j.next
 		j.record(*r)
 		j.commit(func(err error) {
@@ -145,6 +149,12 @@ func (g *Group) runOps() {
 			g.runOps()
 		})
 	}
+}
+
+// frees says whether a record lets the journal's tail move on, or belongs to parts that are in the journal already.
+func (g *Group) frees(r *record) bool {
+	discards := r.kind == recReverted && r.through > 0 && g.state.complete > g.state.final
+	return discards || r.kind == recFinal || r.kind == recComplete
 }
 
 // apply carries out a durable record: the state first, then what readers see.

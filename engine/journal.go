@@ -162,6 +162,19 @@ func (j *journal) room(n uint64) bool {
 	return j.used()+n+n/pieceMaxBlocks+2*pieceMaxBlocks+controlReserve <= j.size
 }
 
+// admits says whether a control record fits. What does not let the tail move on must leave room for what does.
+func (j *journal) admits(k recordKind, frees bool) bool {
+	need := uint64(4) // twins, and what they waste at the end of the ring
+	switch {
+	case frees:
+	case k == recFence: // comes before whatever a new manager frees
+		need += controlReserve / 4
+	default:
+		need += controlReserve / 2
+	}
+	return j.used()+need <= j.size
+}
+
 // record adds a control record to the next control piece.
 func (j *journal) record(r record) { j.records = appendRecord(j.records, r) }
 
@@ -202,10 +215,12 @@ func (j *journal) append(buf []byte, n int, flags uint32) {
 		copy(out[BlockSize:], out[:BlockSize])
 	}
 	at := placePiece(j.next.block, p.blocks(), j.size)
-	j.next = journalPos{block: at + p.blocks(), seq: p.seq + 1, prev: p.sum}
-	if j.used() > j.size {
-		panic(fmt.Sprintf("engine: journal of %d blocks overrun: %d used", j.size, j.used()))
+	if at+p.blocks()-j.tail > j.size { // nothing that a restart needs may be overwritten
+		j.buffers = append(j.buffers, buf)
+		_ = j.fail(fmt.Errorf("piece %d: %w: %d of %d blocks", p.seq, ErrJournalFull, j.used(), j.size))
+		return
 	}
+	j.next = journalPos{block: at + p.blocks(), seq: p.seq + 1, prev: p.sum}
 	j.flights = append(j.flights, flight{seq: p.seq})
 	j.io.start(ring.Request{Op: ring.OpWrite, Off: blocksToBytes(j.zone + at%j.size), Buf: out}, func(err error) {
 		j.buffers = append(j.buffers, buf)
