@@ -9,8 +9,10 @@ import (
 
 // take takes one frame of the stream in.
 func (s *session) take(h wire.Header, body []byte) error {
-	var err error
+	err := s.node.opts.Pool.Failure() // what is received then can never become complete
 	switch {
+	case err != nil:
+		return fromEngine(err)
 	case !h.Type.InStream():
 		return unexpected(h)
 	case h.Sequence <= s.applied: // sent again although it had arrived

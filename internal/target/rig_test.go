@@ -12,8 +12,11 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/farside-storage/farside/engine"
 	"github.com/farside-storage/farside/ring"
@@ -37,6 +40,37 @@ type rig struct {
 	logged chan string // messages of the node's log
 	serve  chan error
 	closed bool
+	broken atomic.Bool // the pool's own I/O fails; closing it then fails too
+}
+
+// breakable is devices whose first queue, the pool's own, fails all that ends after broken was set.
+type breakable struct {
+	ring.Devices
+	broken *atomic.Bool
+	queues atomic.Int32
+}
+
+type breakableQueue struct {
+	ring.Queue
+	broken *atomic.Bool
+}
+
+func (d *breakable) NewQueue(o ring.QueueOptions) (ring.Queue, error) {
+	q, err := d.Devices.NewQueue(o)
+	if err != nil || d.queues.Add(1) > 1 {
+		return q, err
+	}
+	return &breakableQueue{q, d.broken}, nil
+}
+
+func (q *breakableQueue) Reap(out []ring.Completion, least int) (int, error) {
+	n, err := q.Queue.Reap(out, least)
+	for i := range out[:n] {
+		if q.broken.Load() {
+			out[i].Err = unix.EIO
+		}
+	}
+	return n, err
 }
 
 type logTo struct {
@@ -64,7 +98,7 @@ func newRig(t testing.TB, size int64, change func(*Options)) *rig {
 	_, err = engine.Format(devs, engine.FormatOptions{Name: "pool", ExtentBlocks: 64, JournalBytes: 4 << 20, VirtualBytes: 64 << 20})
 	check(t, err)
 	r := &rig{t: t, devs: devs, events: &Events{}, logged: make(chan string, 1000), serve: make(chan error, 1)}
-	r.pool, err = engine.Open(devs, engine.Options{OnComplete: r.events.Complete, OnFailure: r.events.Failure, WriterBuffers: 4})
+	r.pool, err = engine.Open(&breakable{Devices: devs, broken: &r.broken}, engine.Options{OnComplete: r.events.Complete, OnFailure: r.events.Failure, WriterBuffers: 4})
 	check(t, err)
 	for _, v := range []struct {
 		group, name string
@@ -99,7 +133,7 @@ func (r *rig) close() {
 	if err := <-r.serve; err != nil && !errors.Is(err, ErrClosed) { // closed before it was served
 		r.t.Errorf("serve: %v", err)
 	}
-	if err := r.pool.Close(); err != nil {
+	if err := r.pool.Close(); (err != nil) != r.broken.Load() {
 		r.t.Errorf("close pool: %v", err)
 	}
 	if err := r.devs.Close(); err != nil {

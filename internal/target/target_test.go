@@ -288,7 +288,7 @@ func TestStreamIsForgottenAfterResumeTimeout(t *testing.T) {
 	}
 }
 
-// fill sends updates of CG cg until the node says that the pool is full; it returns how many frames of 64 blocks.
+// fill sends updates of CG cg, 64 blocks each, until the node says that the pool is full.
 func (r *rig) fill(p *primary, cg uint64) {
 	r.t.Helper()
 	full := make(chan struct{})
@@ -296,7 +296,7 @@ func (r *rig) fill(p *primary, cg uint64) {
 		defer close(full)
 		r.awaitLog("pool is full; a session waits")
 	}()
-	for i := 0; ; i = (i + 64) % 4096 {
+	for i := 0; ; i += 64 {
 		p.update(cg, 0, i, 64, uint64(i+1))
 		select {
 		case <-full:
@@ -306,22 +306,19 @@ func (r *rig) fill(p *primary, cg uint64) {
 		if i == 4096-64 {
 			r.t.Fatal("the volume is smaller than the pool")
 		}
-		if i > 0 && i%256 == 0 {
-			// Stay near what the secondary has taken in, or the socket is full before the pool is.
-			for p.acked < p.seq-4 {
-				select {
-				case <-full:
-					return
-				default:
-				}
-				h, body, err := p.conn.Next()
-				check(r.t, err)
-				var c wire.Credit
-				if h.Type == wire.TypeCredit {
-					check(r.t, wire.DecodeInto(&c, body))
-					p.acked = c.Applied
-				}
+		// Stay near what the secondary has taken in, or the socket is full before the pool is. While the
+		// pool is full the last credit is repeated.
+		for p.acked+2 < p.seq {
+			select {
+			case <-full:
+				return
+			default:
 			}
+			c, ok := p.next().(*wire.Credit)
+			if !ok {
+				r.t.Fatal("want Credit")
+			}
+			p.acked = c.Applied
 		}
 	}
 }
@@ -329,8 +326,7 @@ func (r *rig) fill(p *primary, cg uint64) {
 // TestReq13_FullPoolPushesBackAndResumes: a session that finds no room waits, says so, and goes on by itself when
 // a CG of another group becomes final.
 func TestReq13_FullPoolPushesBackAndResumes(t *testing.T) {
-	r := newRig(t, 20<<20, func(o *Options) { o.FullRecheck = hang }) // being told must be enough, or the re-check
-	r.node.opts.FullRecheck = 20 * time.Millisecond
+	r := newRig(t, 20<<20, nil)
 	m := r.manager(1)
 	p := r.attach(1, "shop", "a", "b")
 	p.update(1, 0, 0, 1000, 1)
@@ -493,13 +489,15 @@ func TestEveryManagerIsTold(t *testing.T) {
 	}
 }
 
-func TestManagerIsToldThatThePoolFailed(t *testing.T) {
+// TestReq15_FailedPoolIsTold: managers get Lost for the CG in work and see why in State; primaries are refused.
+func TestReq15_FailedPoolIsTold(t *testing.T) {
 	r := newRig(t, 32<<20, nil)
 	m := r.manager(4)
 	p := r.attach(1, "shop", "a", "b")
 	p.update(5, 0, 0, 1, 1)
 	p.settled()
-	r.events.Failure(errors.New("flush failed"))
+	r.broken.Store(true)
+	p.manifest(5)
 	lost := map[string]*wire.Lost{}
 	for len(lost) < 2 {
 		_, err := m.take()
@@ -509,12 +507,32 @@ func TestManagerIsToldThatThePoolFailed(t *testing.T) {
 			m.lost = nil
 		}
 	}
+	why := r.pool.Failure().Error()
 	want := map[string]*wire.Lost{
-		"shop":  {Command: m.head("shop", 5), Reason: "flush failed"},
-		"other": {Command: m.head("other", 1), Reason: "flush failed"},
+		"shop":  {Command: m.head("shop", 5), Reason: why},
+		"other": {Command: m.head("other", 1), Reason: why},
 	}
 	if diff := cmp.Diff(want, lost); diff != "" {
 		t.Error(diff)
+	}
+	if st := m.state("shop"); st.Failed != why || st.Receiving != 5 || st.Complete != 0 {
+		t.Errorf("state %+v", st)
+	}
+	if e := m.refuse(&wire.Link{Command: m.head("shop", 5)}); e.Code != wire.CodeIO {
+		t.Errorf("link: %+v", e)
+	}
+	p.update(6, 0, 0, 1, 1)
+	if e := p.refused(); e.Code != wire.CodeIO {
+		t.Errorf("update: %+v", e)
+	}
+	check(t, p.conn.Close())
+	q := r.dial(wire.RolePrimary, nil)
+	check(t, q.conn.WriteMessage(attachMessage(2, "shop", "a", "b")))
+	if e := q.refused(); e.Code != wire.CodeIO {
+		t.Errorf("attach: %+v", e)
+	}
+	if st := r.node.Status(t.Context()); st.Pool.Failure != why {
+		t.Errorf("status %+v", st.Pool)
 	}
 }
 
