@@ -28,10 +28,33 @@ type CheckReport struct {
 	Blocks  uint64       `json:"blocks"` // that can hold data
 	Mapped  uint64       `json:"mapped"` // of these, named by a table
 	Scanned uint64       `json:"scanned"`
-	// Damage that a redundant copy makes good: opening the pool goes on.
-	Repairable []string `json:"repairable"`
+	// Structures that were verified: superblock copies, root slots, table pages, journal pieces.
+	Structures uint64 `json:"structures"`
+	// Repairable is damage that a redundant copy makes good: opening the pool goes on.
+	Repairable []Finding `json:"repairable"`
 	// Damage that nothing makes good.
-	Damage []string `json:"damage"`
+	Damage []Finding `json:"damage"`
+}
+
+// Finding is one place that is damaged.
+type Finding struct {
+	Structure string `json:"structure"`
+	Device    string `json:"device"`
+	Offset    int64  `json:"offset"` // bytes
+	Text      string `json:"text"`
+}
+
+// finding takes an error apart; one that is not about a place has text only.
+func finding(err error) Finding {
+	var c *CorruptionError
+	if !errors.As(err, &c) {
+		return Finding{Structure: "pool", Text: err.Error()}
+	}
+	f := Finding{Structure: c.Structure, Device: c.Device, Offset: c.Offset, Text: c.Reason}
+	if c.Err != nil {
+		f.Text += ": " + c.Err.Error()
+	}
+	return f
 }
 
 // CheckGroup is a group as the devices have it.
@@ -60,13 +83,13 @@ func (r *CheckReport) OK() bool { return len(r.Damage) == 0 && len(r.Repairable)
 func Check(devs ring.Devices, o CheckOptions) (*CheckReport, error) {
 	var rep *CheckReport
 	err := offline(devs, func(r *recovery) error {
-		rep = &CheckReport{Repairable: []string{}, Damage: []string{}}
+		rep = &CheckReport{Repairable: []Finding{}, Damage: []Finding{}}
 		err := r.load()
 		for _, e := range r.p.repairs {
-			rep.Repairable = append(rep.Repairable, e.Error())
+			rep.Repairable = append(rep.Repairable, finding(e))
 		}
 		if err != nil {
-			rep.Damage = append(rep.Damage, err.Error())
+			rep.Damage = append(rep.Damage, finding(err))
 			return nil
 		}
 		rep.describe(r)
@@ -125,6 +148,12 @@ func (r *recovery) close() error {
 func (rep *CheckReport) describe(r *recovery) {
 	p := r.p
 	rep.Pool, rep.UUID, rep.Checkpoint, rep.Pieces = p.sb.name, p.sb.pool.String(), r.root.checkpoint, r.pieces
+	rep.Structures = uint64(len(p.info))*superblockCopies + 2 + r.pieces
+	for _, e := range r.root.directory {
+		if e != 0 {
+			rep.Structures++
+		}
+	}
 	s := p.alloc.Stats()
 	rep.Mapped, rep.Blocks = s.Used, s.Used+s.Free
 	for _, g := range p.Groups() {
@@ -205,14 +234,15 @@ func (rep *CheckReport) scanRun(r *recovery, run []named) {
 			}
 			return
 		}
-		rep.Damage = append(rep.Damage, fmt.Sprintf("volume %s block %d: %v", run[0].vol.name, run[0].block, err))
+		rep.Damage = append(rep.Damage, Finding{Structure: "data block", Device: path, Offset: blocksToBytes(block),
+			Text: fmt.Sprintf("volume %s block %d: %v", run[0].vol.name, run[0].block, err)})
 		return
 	}
 	for i, x := range run {
 		if sum := Sum(buf[i*BlockSize : (i+1)*BlockSize]); !x.entry.matches(sum) {
 			err := &CorruptionError{Device: path, Offset: blocksToBytes(block + uint64(i)), Structure: "data block", Reason: "not what was stored",
 				Err: &ChecksumError{Volume: x.vol.name, Block: x.block, At: x.entry.block(), Want: uint64(x.entry), Got: sum}}
-			rep.Damage = append(rep.Damage, err.Error())
+			rep.Damage = append(rep.Damage, finding(err))
 		}
 	}
 }

@@ -32,6 +32,10 @@ type Line struct {
 	Device    string `json:"device,omitempty"`
 	Offset    int64  `json:"offset"` // bytes
 	Text      string `json:"text"`
+	// Group, Volume and CG that a pointer belongs to; CG 0 for the pointer tables.
+	Group  string `json:"group,omitempty"`
+	Volume string `json:"volume,omitempty"`
+	CG     uint64 `json:"cg,omitempty"`
 }
 
 func (l Line) String() string {
@@ -90,10 +94,17 @@ type dumper struct {
 }
 
 func (d *dumper) line(structure string, device int, block uint64, format string, args ...any) {
+	d.lineOf(nil, 0, structure, device, block, format, args...)
+}
+
+func (d *dumper) lineOf(v *Volume, cg uint64, structure string, device int, block uint64, format string, args ...any) {
 	if d.err != nil {
 		return
 	}
-	l := Line{Structure: structure, Offset: blocksToBytes(block), Text: fmt.Sprintf(format, args...)}
+	l := Line{CG: cg, Structure: structure, Offset: blocksToBytes(block), Text: fmt.Sprintf(format, args...)}
+	if v != nil {
+		l.Group, l.Volume = v.group.name, v.name
+	}
 	if device >= 0 {
 		l.Device = d.r.p.info[device].Path
 	}
@@ -224,7 +235,7 @@ func (d *dumper) tables() {
 		for _, v := range g.Volumes() {
 			v.eachMapped(func(b VBlock, e entry) {
 				dev, block := d.r.p.locate(e.block())
-				d.line("pointer", dev, block, "%s/%s %d -> %d checksum %07x", g.name, v.name, b, e.block(), uint64(e)>>pblockBits)
+				d.lineOf(v, 0, "pointer", dev, block, "%s/%s %d -> %d checksum %07x", g.name, v.name, b, e.block(), uint64(e)>>pblockBits)
 			})
 		}
 	}
@@ -242,7 +253,7 @@ func (d *dumper) cgs() {
 
 func (d *dumper) cg(g *Group, t *cgTable) {
 	for _, r := range t.zeroed {
-		d.line("CG zeroes", -1, 0, "CG %d %s/%s %d+%d", t.cg, g.name, t.vol.name, r.first, r.n)
+		d.lineOf(t.vol, t.cg, "CG zeroes", -1, 0, "CG %d %s/%s %d+%d", t.cg, g.name, t.vol.name, r.first, r.n)
 	}
 	keys, err := t.sorted()
 	if err != nil {
@@ -252,7 +263,7 @@ func (d *dumper) cg(g *Group, t *cgTable) {
 	for _, k := range keys {
 		e := t.at(uint32(k&posMask) - 1)
 		dev, block := d.r.p.locate(e.block)
-		d.line("CG pointer", dev, block, "CG %d %s/%s %d -> %d checksum %016x", t.cg, g.name, t.vol.name, k>>posBits, e.block, e.sum)
+		d.lineOf(t.vol, t.cg, "CG pointer", dev, block, "CG %d %s/%s %d -> %d checksum %016x", t.cg, g.name, t.vol.name, k>>posBits, e.block, e.sum)
 	}
 	unmapSlice(keys)
 }

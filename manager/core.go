@@ -32,8 +32,18 @@ func (s State) String() string { return stateNames[s] }
 // MarshalText writes the state's name.
 func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// Group names a group and the controls that take part in it. A control is named as it
-// names itself in wire.Hello.
+// UnmarshalText reads what MarshalText wrote.
+func (s *State) UnmarshalText(text []byte) error {
+	for i, name := range stateNames {
+		if name == string(text) {
+			*s = State(i)
+			return nil
+		}
+	}
+	return fmt.Errorf("manager: no state is called %q; known are %q", text, stateNames)
+}
+
+// Group names a group and the controls that take part in it, by Control.Name.
 type Group struct {
 	Name        string
 	Primaries   []string

@@ -263,10 +263,10 @@ func (s *site) options(addrs map[string]string, l Log, a *AuditLog) Options {
 	set.Interval, set.CommandTimeout, set.CoordinationTimeout = time.Millisecond, time.Second, time.Second
 	o := Options{Name: "m1", Log: l, Audit: a, Logger: slog.New(slog.DiscardHandler), Groups: []GroupOptions{{Group{"g", prim, sec}, set}}}
 	for _, n := range prim {
-		o.Controls = append(o.Controls, Control{n, wire.RolePrimary, addrs[n]})
+		o.Controls = append(o.Controls, Control{n, wire.RolePrimary, addrs[n], n})
 	}
 	for _, n := range sec {
-		o.Controls = append(o.Controls, Control{n, wire.RoleSecondary, addrs[n]})
+		o.Controls = append(o.Controls, Control{n, wire.RoleSecondary, addrs[n], n})
 	}
 	return o
 }

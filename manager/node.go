@@ -21,6 +21,9 @@ type Control struct {
 	Name string
 	Role wire.Role
 	Addr string // for wire.Dial: host:port on loopback, or unix:/path
+	// Node is the name that the control must give for itself; "": any. Name is what this manager
+	// calls it, in messages and in the audit log.
+	Node string
 }
 
 // GroupOptions is a group and the settings it starts with if the decision log has none.

@@ -243,8 +243,8 @@ func TestNodeOptionsAreChecked(t *testing.T) {
 		"no log":       func(o *Options) { o.Log = nil },
 		"no group":     func(o *Options) { o.Groups = nil },
 		"group twice":  func(o *Options) { o.Groups = append(o.Groups, o.Groups[0]) },
-		"no address":   func(o *Options) { o.Controls = []Control{{"p1", wire.RolePrimary, ""}, o.Controls[1]} },
-		"wrong role":   func(o *Options) { o.Controls = []Control{{"p1", wire.RoleSecondary, "x"}, o.Controls[1]} },
+		"no address":   func(o *Options) { o.Controls = []Control{{"p1", wire.RolePrimary, "", "p1"}, o.Controls[1]} },
+		"wrong role":   func(o *Options) { o.Controls = []Control{{"p1", wire.RoleSecondary, "x", "p1"}, o.Controls[1]} },
 		"not there":    func(o *Options) { o.Controls = o.Controls[:1] },
 		"bad settings": func(o *Options) { o.Groups = []GroupOptions{{o.Groups[0].Group, Settings{}}} },
 	} {

@@ -24,6 +24,8 @@ type peer struct {
 	Control
 	groups []*groupRun // in which it takes part
 	link   *link       // owned by the loop; nil while not connected
+	// complaint is the last reason logged for there being no connection. Owned by the loop.
+	complaint string
 }
 
 // link is one connection of a peer.
@@ -73,6 +75,7 @@ func (p *peer) run(ctx context.Context) {
 		}
 		p.node.post(func() {
 			p.link = nil
+			p.complain(err)
 			p.tell(Disconnected{p.Name, err.Error()})
 		})
 		if time.Since(began) > redialMost {
@@ -82,6 +85,14 @@ func (p *peer) run(ctx context.Context) {
 			return
 		}
 		wait = min(2*wait, redialMost)
+	}
+}
+
+// complain logs why there is no connection, once for each reason.
+func (p *peer) complain(err error) {
+	if text := err.Error(); text != p.complaint {
+		p.complaint = text
+		p.node.log.Warn("no connection to a control", "control", p.Name, "error", text)
 	}
 }
 
@@ -111,7 +122,7 @@ func (p *peer) session(ctx context.Context) error {
 		return err
 	}
 	if !p.node.post(func() {
-		p.link = l
+		p.link, p.complaint = l, ""
 		p.tell(Connected{p.Name, hello.Instance})
 	}) {
 		l.end(errEnded)
@@ -129,8 +140,8 @@ func (p *peer) greet(l *link) (wire.Hello, error) {
 	if err != nil {
 		return hello, err
 	}
-	if hello.Role != p.Role || hello.Node != p.Name {
-		return hello, fmt.Errorf("manager: at %s is %s %q, expected %s %q: correct the name or the address", p.Addr, hello.Role, hello.Node, p.Role, p.Name)
+	if hello.Role != p.Role || p.Node != "" && hello.Node != p.Node {
+		return hello, fmt.Errorf("manager: at %s is %s %q, expected %s %q: correct the name or the address", p.Addr, hello.Role, hello.Node, p.Role, p.Node)
 	}
 	return hello, nil
 }

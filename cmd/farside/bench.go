@@ -1,71 +1,118 @@
 package main
 
 import (
-	"slices"
+	"context"
+	"fmt"
+	"io"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/farside-storage/farside/bench"
 	"github.com/farside-storage/farside/internal/config"
+	"github.com/farside-storage/farside/ring"
 )
 
-// benchmarks lists what can be measured.
-var benchmarks = []string{"ingest", "floor"}
+// benchReport prints a report as text; its JSON form is the report's own.
+type benchReport struct{ bench.Report }
 
-// benchRequest says what to measure. Everything on Device is destroyed.
-type benchRequest struct {
-	What   string
-	Device string
-	IO     config.IO
-	Time   time.Duration
+func (r benchReport) writeText(w io.Writer) error { return r.WriteText(w) }
+
+// benchFlags are the flags that are not options of package bench as they stand.
+type benchFlags struct {
+	devices  []string
+	io, size string
+	goFormat bool
+	force    bool
 }
 
 func (a *app) benchCommand() *cobra.Command {
-	var devices []string
-	var io string
-	var seconds float64
-	var force bool
+	var o bench.Options
+	var flags benchFlags
 	c := &cobra.Command{
-		Use:   "bench WORKLOAD",
+		Use:   "bench WORKLOAD...",
 		Short: "Measure, each result with the floor of its device",
-		Long: `Measure a workload on a device, and in the same run the device's own limits. Everything on the device is
-destroyed: what it holds is looked at first, as with "farside format".
+		Long: `Measure workloads on a device, and in the same run the device's own limits. Everything on the device is
+destroyed: what it holds is looked at first, as with "farside format". With --loop a loop device is made for the run.
 
-WORKLOAD is one of: ` + strings.Join(benchmarks, ", ") + `.`,
-		Example:   "  farside bench ingest --device /dev/nvme1n1 --seconds 10 --output json",
-		Args:      args(cobra.ExactArgs(1)),
-		ValidArgs: benchmarks,
+WORKLOAD is "all" or some of:
+` + describeWorkloads(),
+		Example: `  farside bench ingest --device /dev/nvme1n1 --seconds 10 --output json
+  farside bench all --loop tmpfs --quick`,
+		Args:      args(cobra.MinimumNArgs(1)),
+		ValidArgs: append(bench.Names(), "all"),
 	}
 	f := c.Flags()
-	f.StringSliceVar(&devices, "devices", nil, "block device or file to measure on")
-	f.StringVar(&io, "io", "uring", "how the device is reached: uring or plain")
-	f.Float64Var(&seconds, "seconds", 10, "how long each measurement takes")
-	f.BoolVar(&force, "force", false, "destroy what the device holds")
+	f.StringSliceVar(&flags.devices, "devices", nil, "block device or file to measure on")
+	f.StringVar(&o.Loop, "loop", "", "make a loop device for the run: tmpfs or disk (needs root)")
+	f.StringVar(&flags.size, "size", "", "bytes of the loop device, or of the device that are used")
+	f.StringVar(&flags.io, "io", "uring", "how the device is reached: uring or plain")
+	f.IntVar(&o.Seconds, "seconds", 0, "how long each measurement takes (0: 10, with --quick 2)")
+	f.IntVar(&o.Repetitions, "repetitions", 0, "measurements of each workload, alternating with its floor (0: 3)")
+	f.BoolVar(&o.Quick, "quick", false, "short: good enough to see that it works")
+	f.StringVar(&o.Profile, "profile", "", "write a profile: cpu, mem, mutex, block or trace")
+	f.BoolVar(&flags.goFormat, "go", false, "print Go's benchmark format, for benchstat")
+	f.BoolVar(&flags.force, "force", false, "destroy what the device holds")
 	c.RunE = func(c *cobra.Command, given []string) error {
-		r := benchRequest{What: given[0], Time: time.Duration(seconds * float64(time.Second))}
-		switch {
-		case !slices.Contains(benchmarks, r.What):
-			return usage("name one of: "+strings.Join(benchmarks, ", "), "%q is not a workload", r.What)
-		case len(devices) != 1:
-			return usage("name it with --device", "a benchmark needs one device, not %d", len(devices))
-		case !(seconds > 0 && seconds <= 86400):
-			return usage("give more than 0 and at most 86400", "--seconds %v is out of range", seconds)
-		}
-		if err := r.IO.UnmarshalText([]byte(io)); err != nil {
-			return usage("", "--io: %w", err)
-		}
-		r.Device = devices[0]
-		if err := mayOverwrite(devices, force); err != nil {
+		o.Names = given
+		if err := flags.apply(&o); err != nil {
 			return err
 		}
-		p := a.newProgress()
-		measured, err := a.bench(c.Context(), r, p.update)
-		p.close()
+		o.Progress = func(line string) { fmt.Fprintln(a.err, line) }
+		measured, err := a.bench(c.Context(), o)
 		if err != nil {
 			return err
+		}
+		if r, ok := measured.(benchReport); ok && flags.goFormat && !a.json() {
+			return r.WriteGo(a.out)
 		}
 		return a.print(measured)
 	}
 	return c
+}
+
+// apply checks the flags and looks at what the device holds.
+func (b *benchFlags) apply(o *bench.Options) error {
+	for _, name := range o.Names {
+		if name != "all" && bench.Describe(name) == "" {
+			return usage("name one of: all, "+strings.Join(bench.Names(), ", "), "%q is not a workload", name)
+		}
+	}
+	var io config.IO
+	if err := io.UnmarshalText([]byte(b.io)); err != nil {
+		return usage("", "--io: %w", err)
+	}
+	o.Kind = ring.Uring
+	if io == config.IOPlain {
+		o.Kind = ring.Plain
+	}
+	var size config.Size
+	if err := parseSizes(map[string]string{"size": b.size}, map[string]*config.Size{"size": &size}); err != nil {
+		return err
+	}
+	o.Size = int64(size)
+	if o.Loop != "" {
+		if len(b.devices) > 0 {
+			return usage("give one of the two", "--loop makes the device; --device names one")
+		}
+		return nil
+	}
+	if len(b.devices) != 1 {
+		return usage("name it with --device, or give --loop tmpfs", "a benchmark needs one device, not %d", len(b.devices))
+	}
+	o.Device = b.devices[0]
+	return mayOverwrite(b.devices, b.force)
+}
+
+func describeWorkloads() string {
+	var b strings.Builder
+	for _, n := range bench.Names() {
+		fmt.Fprintf(&b, "  %-14s %s\n", n, bench.Describe(n))
+	}
+	return strings.TrimRight(b.String(), "\n")
+}
+
+func runBench(ctx context.Context, o bench.Options) (result, error) {
+	r, err := bench.Run(ctx, o)
+	return benchReport{r}, err
 }

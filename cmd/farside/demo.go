@@ -1,11 +1,15 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/farside-storage/farside/internal/demo"
 )
 
 // demoRequest says how to run the demonstration.
@@ -62,6 +66,17 @@ age of the copy, p99       %.1f ms
 hold of host writes, p99   %.2f ms
 `, r.GroupsFinal, r.Reverts, r.Verified, r.OrderViolations, r.PayloadBytes, r.DeviceBytes, ratio, r.RPOP99Millis, r.HoldP99Millis)
 	return err
+}
+
+// runDemo runs this program again for each role.
+func runDemo(ctx context.Context, r demoRequest, tell func(line string)) (demoResult, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return demoResult{}, fmt.Errorf("find this program, to run it again for each role: %w", err)
+	}
+	m, err := demo.Run(ctx, demo.Options{Dir: r.Dir, Keep: r.Keep, Time: r.Time, Seed: r.Seed, Command: []string{self}, Tell: tell})
+	return demoResult{GroupsFinal: m.GroupsFinal, Reverts: m.Reverts, Verified: m.Verified, OrderViolations: m.OrderViolations,
+		PayloadBytes: m.PayloadBytes, DeviceBytes: m.DeviceBytes, RPOP99Millis: m.RPOP99, HoldP99Millis: m.HoldP99}, err
 }
 
 func (a *app) demoCommand() *cobra.Command {

@@ -2,13 +2,15 @@ package main
 
 import (
 	"context"
-	"errors"
 	"io"
 	"log/slog"
 	"runtime"
 	"runtime/debug"
 
+	"github.com/farside-storage/farside/bench"
+	"github.com/farside-storage/farside/engine"
 	"github.com/farside-storage/farside/internal/config"
+	"github.com/farside-storage/farside/internal/node"
 	"github.com/farside-storage/farside/wire"
 )
 
@@ -37,7 +39,7 @@ type services struct {
 	dump func(ctx context.Context, r dumpRequest, w io.Writer) error
 
 	// bench measures; its result is printed as it is.
-	bench func(ctx context.Context, r benchRequest, report progressFunc) (result, error)
+	bench func(ctx context.Context, o bench.Options) (result, error)
 	// demo tells what it does line by line.
 	demo func(ctx context.Context, r demoRequest, tell func(line string)) (demoResult, error)
 
@@ -47,45 +49,19 @@ type services struct {
 // production returns the real services.
 func production() services {
 	return services{
-		// SEAM: run a secondary control: open the pool (node.Secondary.Devices, IO), create missing
-		// volumes, serve wire on node.Node.Listen and NBD, read-only, on node.Secondary.NBD.
-		secondary: func(context.Context, *config.File, *slog.Logger, func()) error { return errNotBuilt },
-		// SEAM: run a primary control: volumes over NBD, streams to their secondaries, wire on
-		// node.Node.Listen, intent log in node.Node.StateDir.
-		primary: func(context.Context, *config.File, *slog.Logger, func()) error { return errNotBuilt },
-		// SEAM: run a replication manager: decision log at node.Manager.DecisionLog or in
-		// node.Node.StateDir, one core for each group, status on node.Node.Listen.
-		manager: func(context.Context, *config.File, *slog.Logger, func()) error { return errNotBuilt },
-		status:  wireStatus,
-		// SEAM: engine.Format over ring.Open.
-		format: func(context.Context, formatRequest, progressFunc) (poolInfo, error) { return poolInfo{}, errNotBuilt },
-		// SEAM: engine.Open, then the volumes.
-		listVolumes:  func(context.Context, poolRequest) ([]volumeInfo, error) { return nil, errNotBuilt },
-		createVolume: func(context.Context, poolRequest, config.Volume) error { return errNotBuilt },
-		deleteVolume: func(context.Context, poolRequest, string, string) error { return errNotBuilt },
-		// SEAM: engine's offline check and dump.
-		check: func(context.Context, checkRequest, progressFunc) (checkReport, error) {
-			return checkReport{}, errNotBuilt
-		},
-		dump: func(context.Context, dumpRequest, io.Writer) error { return errNotBuilt },
-		// SEAM: package bench.
-		bench: func(context.Context, benchRequest, progressFunc) (result, error) { return nil, errNotBuilt },
-		// SEAM: two primaries and two secondaries in one process, over files.
-		demo:     func(context.Context, demoRequest, func(string)) (demoResult, error) { return demoResult{}, errNotBuilt },
+		secondary: node.Secondary, primary: node.Primary, manager: node.Manager,
+		status: wireStatus,
+		format: formatPool, listVolumes: listVolumes, createVolume: createVolume, deleteVolume: deleteVolume,
+		check: checkPool, dump: dumpPool,
+		bench: runBench, demo: runDemo,
 		versions: buildVersions,
 	}
 }
 
-// errNotBuilt is what a SEAM returns; it goes with the last of them.
-var errNotBuilt = errors.New("this part of farside is not built yet")
-
-// formatVersion is the version of the on-disk format.
-const formatVersion = 1 // SEAM: engine.FormatVersion
-
 func buildVersions() versionInfo {
 	v := versionInfo{
 		Version: "(devel)", Commit: "unknown", Go: runtime.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH,
-		Protocol: wire.Version, Format: formatVersion,
+		Protocol: wire.Version, Format: engine.FormatVersion,
 	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
