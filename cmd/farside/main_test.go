@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/vbauerster/mpb/v8"
 
+	"github.com/farside-storage/farside/bench"
 	"github.com/farside-storage/farside/internal/config"
 	"github.com/farside-storage/farside/internal/loopdev"
 	"github.com/farside-storage/farside/internal/testtool"
@@ -97,8 +98,8 @@ func fakes() services {
 			_, err := fmt.Fprintf(w, "%s %s/%s %d json=%t\n", r.What, r.Group, r.Volume, r.CG, r.JSON)
 			return err
 		},
-		bench: func(_ context.Context, r benchRequest, _ progressFunc) (result, error) {
-			return volumeChange{Name: r.What, Group: r.Time.String(), Deleted: true}, nil
+		bench: func(_ context.Context, o bench.Options) (result, error) {
+			return volumeChange{Name: strings.Join(o.Names, "+"), Group: fmt.Sprint(o.Seconds), Deleted: true}, nil
 		},
 		demo: func(_ context.Context, r demoRequest, tell func(string)) (demoResult, error) {
 			tell("the story")
@@ -166,7 +167,7 @@ func TestErrors(t *testing.T) {
 		{"format-bad-size", exitUsage, []string{"format", "--device", image, "--journal", "2G"}},
 		{"bench-refused", exitRefused, []string{"bench", "ingest", "--device", image}},
 		{"bench-unknown", exitUsage, []string{"bench", "everything", "--device", image}},
-		{"bench-forever", exitUsage, []string{"bench", "floor", "--device", image, "--seconds", "NaN"}},
+		{"bench-forever", exitUsage, []string{"bench", "floors", "--device", image, "--seconds", "NaN"}},
 		{"volume-bad-name", exitUsage, []string{"volume", "create", "data", "--size", "1GiB", "--device", image}},
 		{"volume-bad-size", exitUsage, []string{"volume", "create", "shop/data", "--size", "1000", "--device", image}},
 		{"volume-no-size", exitUsage, []string{"volume", "create", "shop/data", "--device", image}},
@@ -285,8 +286,8 @@ func collectKeys(v any, path string, keys map[string]bool) {
 }
 
 func TestDump(t *testing.T) {
-	got := farside(t, fakes(), "dump", "cg", "--cg", "7", "--volume", "shop/data", "--device", "/d", "--output", "json")
-	if want := "cg shop/data 7 json=true\n"; got.code != 0 || got.out != want {
+	got := farside(t, fakes(), "dump", "cgs", "--cg", "7", "--volume", "shop/data", "--device", "/d", "--output", "json")
+	if want := "cgs shop/data 7 json=true\n"; got.code != 0 || got.out != want {
 		t.Errorf("status %d, output %q, want %q", got.code, got.out, want)
 	}
 }
