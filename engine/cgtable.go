@@ -98,10 +98,17 @@ func (t *cgTable) at(pos uint32) *logEntry {
 	return &t.chunks[pos>>chunkBits][pos&(chunkEntries-1)]
 }
 
+// prefetch brings b's place in the index closer: it is far away from whatever was used last, and an update
+// computes a checksum before it needs it.
+func (t *cgTable) prefetch(b VBlock) { prefetch(&t.index[t.home(b)]) }
+
+// home is where b would stand in the index if nothing else were there.
+func (t *cgTable) home(b VBlock) uint64 { return uint64(b) * 0x9E3779B97F4A7C15 >> t.shift }
+
 // slot returns where b is in the index, or the empty slot where it belongs.
 func (t *cgTable) slot(b VBlock) uint64 {
 	mask := uint64(len(t.index) - 1)
-	i := uint64(b) * 0x9E3779B97F4A7C15 >> t.shift
+	i := t.home(b)
 	for {
 		s := t.index[i]
 		if s == 0 || s>>posBits == uint64(b) {

@@ -304,6 +304,7 @@ func (w *Writer) Put(vol *Volume, cg uint64, first VBlock, sums []uint64) error 
 		return fmt.Errorf("volume %s: put of %d blocks: %w: more than Space gave", vol.name, len(sums), ErrState)
 	}
 	for i, want := range sums {
+		b.table.prefetch(first + VBlock(i))
 		at := (buf.used + i) * BlockSize
 		if got := Sum(buf.mem[at : at+BlockSize]); got != want {
 			return &ChecksumError{Volume: vol.name, Block: first + VBlock(i), Want: want, Got: got}
