@@ -17,6 +17,7 @@ type controlIO struct {
 	free    []uint64
 	backlog []ring.Request // did not fit into the queue yet
 	reaped  []ring.Completion
+	written uint64 // bytes of all writes started
 }
 
 func newControlIO(devs ring.Devices, depth int, arenas ...*ring.Arena) (*controlIO, error) {
@@ -29,6 +30,9 @@ func newControlIO(devs ring.Devices, depth int, arenas ...*ring.Arena) (*control
 
 // start begins r; done gets the outcome, later.
 func (io *controlIO) start(r ring.Request, done func(error)) {
+	if r.Op == ring.OpWrite {
+		io.written += uint64(len(r.Buf))
+	}
 	if io.order != nil {
 		r.Device = io.order[r.Device]
 	}

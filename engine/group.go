@@ -16,7 +16,7 @@ type Group struct {
 	final     atomic.Pointer[View]
 	linked    atomic.Pointer[View]
 	discarded atomic.Uint64 // state.through, for writers
-	receiving atomic.Uint64 // newest CG of which a writer took anything in
+	receiving atomic.Uint64 // newest CG of which a writer took anything in, or that was discarded
 
 	// Control loop only.
 	state   groupState
@@ -63,7 +63,7 @@ type GroupState struct {
 	Linked    uint64 // newest linked CG; > Final: it can be reverted
 	Complete  uint64 // newest complete CG
 	Discarded uint64 // CGs up to this that are not final were discarded
-	Receiving uint64 // newest CG of which anything was received
+	Receiving uint64 // newest CG of which anything was received, or that was discarded
 	Folded    bool   // every final CG is part of the pointer tables
 }
 
@@ -173,6 +173,7 @@ func (g *Group) apply(r *record) {
 		}
 		if r.through > 0 {
 			g.discarded.Store(g.state.through)
+			g.received(g.state.through) // a number that was discarded is in use, too
 			g.forget(g.state.through)
 		}
 	}
@@ -185,6 +186,12 @@ func (g *Group) liveTables(cg uint64) []*cgTable {
 		}
 	}
 	panic(fmt.Sprintf("engine: group %s: CG %d is complete but its tables are gone", g.name, cg))
+}
+
+// received raises the newest CG of which anything was received.
+func (g *Group) received(cg uint64) {
+	for r := g.receiving.Load(); r < cg && !g.receiving.CompareAndSwap(r, cg); r = g.receiving.Load() {
+	}
 }
 
 // forget drops what is held of CGs up to through that are not final. Their blocks go back when no reader

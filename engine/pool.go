@@ -218,6 +218,7 @@ type Stats struct {
 	JournalUsed        uint64 // bytes that a restart would replay
 	JournalSize        uint64
 	Checkpoint         uint64 // number of the newest
+	MetadataBytes      uint64 // journal, table pages and roots written since the pool was opened
 	Unfolded           int    // final CGs not yet part of the pointer tables
 }
 
@@ -228,7 +229,7 @@ func (p *Pool) Stats(ctx context.Context) (Stats, error) {
 		c := p.ctl
 		a := p.alloc.Stats()
 		s = Stats{Free: a.Free, Used: a.Used, Blocks: a.Free + a.Used,
-			JournalUsed: c.journal.used() * BlockSize, JournalSize: c.journal.size * BlockSize, Checkpoint: c.ckpt.number}
+			JournalUsed: c.journal.used() * BlockSize, JournalSize: c.journal.size * BlockSize, Checkpoint: c.ckpt.number, MetadataBytes: c.io.written}
 		for _, r := range p.retired {
 			s.Retired += r.n
 		}

@@ -283,8 +283,7 @@ func (w *Writer) begin(b *binding, cg uint64) error {
 		return err
 	}
 	b.table = t
-	for r := g.receiving.Load(); r < cg && !g.receiving.CompareAndSwap(r, cg); r = g.receiving.Load() {
-	}
+	g.received(cg)
 	return nil
 }
 

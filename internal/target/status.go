@@ -80,25 +80,28 @@ type SessionStatus struct {
 type CounterStatus struct {
 	PayloadBytes       uint64 `json:"payload_bytes"` // received and placed
 	Updates            uint64 `json:"updates"`
-	DeviceBlocks       uint64 `json:"device_blocks"` // of 4 KiB, written for payload; journal and checkpoints are not in it
-	DeviceBytesWritten uint64 `json:"device_bytes"`
+	DeviceBlocks       uint64 `json:"device_blocks"`  // of 4 KiB, written for payload
+	MetadataBytes      uint64 `json:"metadata_bytes"` // journal, table pages and roots
+	DeviceBytesWritten uint64 `json:"device_bytes"`   // all of it
 }
 
 // Status reports the node. It waits for the pool's control loop at most as long as ctx lives.
 func (n *Node) Status(ctx context.Context) Status {
+	pool, metadata := n.poolStatus(ctx)
 	device := n.counters.deviceBlocks.Load()
 	return Status{
 		Role: wire.RoleSecondary.String(), Node: n.opts.Name, Instance: uuidString(n.opts.Instance), Since: n.started,
-		Pool: n.poolStatus(ctx), Groups: n.groupStatus(ctx), Sessions: n.sessionStatus(),
+		Pool: pool, Groups: n.groupStatus(ctx), Sessions: n.sessionStatus(),
 		Counters: CounterStatus{PayloadBytes: n.counters.payload.Load(), Updates: n.counters.updates.Load(),
-			DeviceBlocks: device, DeviceBytesWritten: device * engine.BlockSize},
+			DeviceBlocks: device, MetadataBytes: metadata, DeviceBytesWritten: device*engine.BlockSize + metadata},
 	}
 }
 
-func (n *Node) poolStatus(ctx context.Context) PoolStatus {
+// poolStatus describes the pool, and says how many bytes of metadata were written.
+func (n *Node) poolStatus(ctx context.Context) (out PoolStatus, metadata uint64) {
 	p := n.opts.Pool
 	st, err := p.Stats(ctx)
-	out := PoolStatus{UUID: p.UUID().String(), Name: p.Name(), Bytes: st.Blocks * engine.BlockSize, FreeBytes: st.Free * engine.BlockSize,
+	out = PoolStatus{UUID: p.UUID().String(), Name: p.Name(), Bytes: st.Blocks * engine.BlockSize, FreeBytes: st.Free * engine.BlockSize,
 		UsedBytes: st.Used * engine.BlockSize, RetiredBytes: st.Retired * engine.BlockSize, JournalUsedBytes: st.JournalUsed,
 		JournalBytes: st.JournalSize, Checkpoint: st.Checkpoint, Unfolded: st.Unfolded, Error: text(err), Failure: text(p.Failure())}
 	for _, s := range n.sessions() {
@@ -107,7 +110,7 @@ func (n *Node) poolStatus(ctx context.Context) PoolStatus {
 	for _, r := range p.Repairs() {
 		out.Repairs = append(out.Repairs, r.Error())
 	}
-	return out
+	return out, st.MetadataBytes
 }
 
 func (n *Node) groupStatus(ctx context.Context) []GroupStatus {
