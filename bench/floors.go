@@ -68,7 +68,7 @@ func runFloors(ctx context.Context, r *run) ([]Result, error) {
 			return r.randomFloor(ctx, ring.OpRead, d)
 		}, measured.perSecond},
 		{"floors/write-flush", "us", "one 4 KiB write, then one flush", r.durableFloor, func(m measured) float64 { return m.nsPerOp() / 1e3 }},
-		{"floors/xxh64", "us/block", "XXH64 of one 4 KiB block, one thread", hashFloor, func(m measured) float64 { return m.nsPerOp() / 1e3 }},
+		{"floors/xxh64", "us/block", "XXH64 of one 4 KiB block, processor time of one thread", hashFloor, func(m measured) float64 { return m.cpuPerOp() / 1e3 }},
 	}
 	reps := make([][]Repetition, len(floors))
 	for range r.o.Repetitions {
