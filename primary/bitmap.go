@@ -254,3 +254,16 @@ func (b *bitmap) orChunk(i uint64, oc *chunk) {
 	}
 	b.count += uint64(c.set - before)
 }
+
+// orInto adds the bits to words, which hold 64 each.
+func (b *bitmap) orInto(words []uint64) {
+	for i, c := range b.chunks {
+		if c == nil {
+			continue
+		}
+		part := words[i*chunkWords : min((i+1)*chunkWords, len(words))]
+		for w := range part {
+			part[w] |= c.words[w]
+		}
+	}
+}

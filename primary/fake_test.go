@@ -361,3 +361,14 @@ func (m *fakeManager) round(n *testNode, cg uint64) {
 	}
 	m.send(&wire.FinalNote{}, cg)
 }
+
+// sync waits until the primary has dealt with everything sent so far.
+func (m *fakeManager) sync() {
+	m.t.Helper()
+	if err := m.conn.WriteMessage(&wire.Status{}); err != nil {
+		m.t.Fatal(err)
+	}
+	if got, ok := (<-m.in).(*wire.StatusReply); !ok {
+		m.t.Fatalf("got %+v, want the status", got)
+	}
+}

@@ -147,11 +147,8 @@ func (c *Core) intentLog() *IntentLog {
 		for _, r := range v.replicas {
 			iv.Copies = append(iv.Copies, IntentCopy{r.conn.secondary, r.synced})
 		}
-		for _, b := range []*bitmap{v.intent.marked, v.intent.wanted} {
-			for at, ok := b.next(0, b.size); ok; at, ok = b.next(at+1, b.size) {
-				iv.Marks[at/64] |= 1 << (at % 64)
-			}
-		}
+		v.intent.marked.orInto(iv.Marks)
+		v.intent.wanted.orInto(iv.Marks)
 		log.Volumes = append(log.Volumes, iv)
 	}
 	return log
@@ -236,6 +233,17 @@ func (s *intentState) tick(c *Core) {
 		s.snapshotDue = s.snapshotDue || v.hasClearable()
 	}
 	s.snapshotDue = s.snapshotDue || s.finalMoved
+}
+
+// SaveIntent has the write-intent log brought up to date, as before a clean end.
+func (c *Core) SaveIntent() {
+	c.intent.snapshotDue = c.intent.snapshotDue || c.intent.finalMoved
+}
+
+// IntentPending says whether a write of the log is in progress, or will be asked for by the next Take.
+func (c *Core) IntentPending() bool {
+	s := c.intent
+	return s.writing || len(s.wanted) > 0 || (s.snapshotDue && c.now >= s.retryAt)
 }
 
 // clearable says whether a marked region is the same everywhere, and has been left alone for a while.

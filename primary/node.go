@@ -223,7 +223,8 @@ func (n *Node) leave(b *batch) {
 	if a.Intent != nil {
 		n.intents <- a.Intent // room for one, and there is one at a time
 	}
-	if n.busy -= len(a.Done); n.busy == 0 && n.closing {
+	n.busy -= len(a.Done)
+	if n.closing {
 		n.idle.Broadcast()
 	}
 	if d := n.core.Deadline(); d < n.alarm || n.alarm == 0 {
@@ -364,6 +365,12 @@ func (n *Node) close() error {
 	// Catch-up reads are all that is left; those that end now start no others, for no
 	// secondary is attached any more.
 	errs = append(errs, n.worker.Close())
+	n.visit((*Core).SaveIntent)
+	n.mu.Lock()
+	for n.core.IntentPending() {
+		n.idle.Wait()
+	}
+	n.mu.Unlock()
 	close(n.stopClock)
 	n.clocks.Wait()
 	return errors.Join(append(errs, n.files.close())...)

@@ -241,6 +241,7 @@ func TestNodeSurvivesARestart(t *testing.T) {
 	m := dialManager(t, n.addr, 1)
 	m.open(1, 0)
 	m.round(n, 1)
+	m.sync()
 	n.volume("b").WriteAt([]byte("changed and not final"), 100)
 	n.stop()
 	n.start()
