@@ -95,7 +95,7 @@ func newRig(t testing.TB, size int64, change func(*Options)) *rig {
 	check(t, errors.Join(err, f.Truncate(size), f.Close()))
 	devs, err := ring.Open([]string{path}, ring.OpenOptions{Kind: ring.Auto, AllowBuffered: true})
 	check(t, err)
-	_, err = engine.Format(devs, engine.FormatOptions{Name: "pool", ExtentBlocks: 64, JournalBytes: 4 << 20, VirtualBytes: 64 << 20})
+	_, err = engine.Format(devs, engine.FormatOptions{Name: "pool", ExtentBlocks: 64, JournalBytes: 4 << 20, VirtualBytes: max(64<<20, size/2)})
 	check(t, err)
 	r := &rig{t: t, devs: devs, events: &Events{}, logged: make(chan string, 1000), serve: make(chan error, 1)}
 	r.pool, err = engine.Open(&breakable{Devices: devs, broken: &r.broken}, engine.Options{OnComplete: r.events.Complete, OnFailure: r.events.Failure, WriterBuffers: 4})

@@ -72,6 +72,19 @@ func TestOneFrameOfManyUpdates(t *testing.T) {
 	r.same("shop", "b", 0, want[1])
 }
 
+// TestIdleStartsWrites: what is acknowledged is on its way to the device, without a manifest or a full buffer.
+func TestIdleStartsWrites(t *testing.T) {
+	r := newRig(t, 32<<20, nil)
+	p := r.attach(1, "shop", "a")
+	for n := range uint64(3) {
+		p.update(1, 0, int(n), 1, 1)
+		p.settled()
+		if got := r.node.Status(t.Context()).Counters.DeviceBlocks; got != n+1 {
+			t.Errorf("%d blocks written of %d acknowledged", got, n+1)
+		}
+	}
+}
+
 // TestReq06_BadFramesEndTheSession: an error frame with the right code, and nothing is linked or complete.
 func TestReq06_BadFramesEndTheSession(t *testing.T) {
 	for _, c := range []struct {
