@@ -165,7 +165,7 @@ func TestDamagedLogMeansAFullCopySaidLoudly(t *testing.T) {
 	}
 }
 
-// TestDamagedLogIsNeverTakenForASoundOne flips each bit of a log with records: it is refused, or it is a torn tail,
+// TestDamagedLogIsNeverTakenForASoundOne changes each byte of a log with records: it is refused, or it is a torn tail,
 // or it says what it said.
 func TestDamagedLogIsNeverTakenForASoundOne(t *testing.T) {
 	w := synced(t, testOptions())
@@ -176,7 +176,11 @@ func TestDamagedLogIsNeverTakenForASoundOne(t *testing.T) {
 	want := LoadIntent(w.files)
 	file := bytes.Clone(w.files[want.File])
 	last := len(file) - intentAlign
-	for i := range file {
+	step := 1
+	if raceEnabled {
+		step = 7 // the detector slows this down and learns nothing from it
+	}
+	for i := 0; i < len(file); i += step {
 		file[i] ^= 0x10
 		got := LoadIntent([2][]byte{file})
 		file[i] ^= 0x10
