@@ -69,13 +69,16 @@ type GroupState struct {
 
 // State asks the control loop for the state of the group.
 func (g *Group) State(ctx context.Context) (GroupState, error) {
-	var st GroupState
+	var told atomic.Pointer[GroupState] // ctx may end while the control loop is answering
 	err := g.pool.call(ctx, func(reply func(error)) {
 		s := &g.state
-		st = GroupState{g.name, s.epoch, s.final, s.linked, s.complete, s.through, g.receiving.Load(), len(g.live) == 0}
+		told.Store(&GroupState{g.name, s.epoch, s.final, s.linked, s.complete, s.through, g.receiving.Load(), len(g.live) == 0})
 		reply(g.pool.failed())
 	})
-	return st, err
+	if st := told.Load(); st != nil {
+		return *st, err
+	}
+	return GroupState{}, err
 }
 
 // Fence makes epoch the lowest that is obeyed, durably.
@@ -139,7 +142,6 @@ func (g *Group) runOps() {
 		g.busy = true
 		r.group = g.id
 		g.busyAt = j.next
-		j.record(*r)
 		j.commit(func(err error) {
 			g.busy = false
 			if err == nil {
@@ -147,7 +149,7 @@ func (g *Group) runOps() {
 			}
 			op.reply(err)
 			g.runOps()
-		})
+		}, *r)
 	}
 }
 

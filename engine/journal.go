@@ -108,7 +108,7 @@ type journal struct {
 	next journalPos
 	tail uint64 // nothing from here on may be overwritten
 
-	records []byte // control records not yet in a piece
+	commits []journalCommit // control records that wait for a buffer, in order
 
 	buffers  [][]byte // free piece buffers
 	flights  []flight // appended pieces whose write or predecessors' writes have not ended, in order
@@ -123,6 +123,11 @@ type journal struct {
 type flight struct {
 	seq  uint64
 	done bool
+}
+
+type journalCommit struct {
+	records []byte
+	done    func(error)
 }
 
 type journalWaiter struct {
@@ -175,35 +180,52 @@ func (j *journal) admits(k recordKind, frees bool) bool {
 	return j.used()+need <= j.size
 }
 
-// record adds a control record to the next control piece.
-func (j *journal) record(r record) { j.records = appendRecord(j.records, r) }
-
-// commit writes the records gathered so far, and calls done once they are durable.
-func (j *journal) commit(done func(error)) {
-	if err := j.flushRecords(); err != nil {
-		done(err)
+// commit writes control records, and calls done once they are durable, and with them everything that was appended before.
+func (j *journal) commit(done func(error), records ...record) {
+	c := journalCommit{done: done}
+	for _, r := range records {
+		c.records = appendRecord(c.records, r)
+	}
+	if j.err != nil {
+		done(j.err)
 		return
 	}
-	j.waiters = append(j.waiters, journalWaiter{j.next.seq - 1, done})
+	j.commits = append(j.commits, c)
+	j.pump()
+}
+
+// pump puts the commits that wait into twin pieces, as many into one as fit, while there are buffers.
+func (j *journal) pump() {
+	for len(j.commits) > 0 && j.err == nil {
+		c := j.commits[0]
+		if len(c.records) == 0 {
+			j.commits = j.commits[1:]
+			j.waiters = append(j.waiters, journalWaiter{j.next.seq - 1, c.done})
+			continue
+		}
+		buf := j.buffer()
+		if buf == nil {
+			break // goes on when a write ends
+		}
+		j.appendCommits(buf)
+	}
 	j.advance()
 }
 
-// flushRecords turns gathered records into twin pieces.
-func (j *journal) flushRecords() error {
-	for len(j.records) > 0 && j.err == nil {
-		n := fittingRecords(j.records, BlockSize-pieceHeader)
-		buf := j.buffer()
-		for buf == nil { // control records do not wait for a step: they are few
-			if _, err := j.io.poll(true); err != nil {
-				return j.fail(err)
-			}
-			buf = j.buffer()
-		}
-		copy(buf[pieceHeader:], j.records[:n])
-		j.records = j.records[n:]
-		j.append(buf, n, pieceTwin)
+// appendCommits writes one twin piece.
+func (j *journal) appendCommits(buf []byte) {
+	n, k := 0, 0
+	for k < len(j.commits) && n+len(j.commits[k].records) <= BlockSize-pieceHeader {
+		n += copy(buf[pieceHeader+n:], j.commits[k].records)
+		k++
 	}
-	return j.err
+	taken := j.commits[:k]
+	j.commits = j.commits[k:]
+	seq := j.next.seq
+	for _, c := range taken {
+		j.waiters = append(j.waiters, journalWaiter{seq, c.done})
+	}
+	j.append(buf, n, pieceTwin)
 }
 
 // append writes a piece of n bytes of records that stand in buf (from [journal.buffer]) from pieceHeader on.
@@ -225,6 +247,7 @@ func (j *journal) append(buf []byte, n int, flags uint32) {
 	j.io.start(ring.Request{Op: ring.OpWrite, Off: blocksToBytes(j.zone + at%j.size), Buf: out}, func(err error) {
 		j.buffers = append(j.buffers, buf)
 		j.ended(p.seq, err)
+		j.pump() // before table parts take the buffer
 	})
 }
 
@@ -294,10 +317,13 @@ func (j *journal) satisfied() {
 func (j *journal) fail(err error) error {
 	if j.err == nil {
 		j.err = fmt.Errorf("%w: %w", ErrFailed, err)
-		waiters := j.waiters
-		j.waiters = nil
+		waiters, commits := j.waiters, j.commits
+		j.waiters, j.commits = nil, nil
 		for _, w := range waiters {
 			w.done(j.err)
+		}
+		for _, c := range commits {
+			c.done(j.err)
 		}
 		j.failed(j.err)
 	}

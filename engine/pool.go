@@ -224,11 +224,11 @@ type Stats struct {
 
 // Stats asks the control loop.
 func (p *Pool) Stats(ctx context.Context) (Stats, error) {
-	var s Stats
+	var told atomic.Pointer[Stats] // ctx may end while the control loop is answering
 	err := p.call(ctx, func(reply func(error)) {
 		c := p.ctl
 		a := p.alloc.Stats()
-		s = Stats{Free: a.Free, Used: a.Used, Blocks: a.Free + a.Used,
+		s := Stats{Free: a.Free, Used: a.Used, Blocks: a.Free + a.Used,
 			JournalUsed: c.journal.used() * BlockSize, JournalSize: c.journal.size * BlockSize, Checkpoint: c.ckpt.number, MetadataBytes: c.io.written}
 		for _, r := range p.retired {
 			s.Retired += r.n
@@ -240,9 +240,13 @@ func (p *Pool) Stats(ctx context.Context) (Stats, error) {
 				}
 			}
 		}
+		told.Store(&s)
 		reply(nil)
 	})
-	return s, err
+	if s := told.Load(); s != nil {
+		return *s, err
+	}
+	return Stats{}, err
 }
 
 // FreeBlocks is the number of free physical blocks, from any goroutine.
@@ -292,8 +296,8 @@ func (p *Pool) retire(r prange, cause error) {
 	}
 	p.ctl.post(func() {
 		p.retired = append(p.retired, r)
-		p.ctl.journal.record(record{kind: recRetired, first: r.first, blocks: r.n})
-		p.ctl.journal.commit(func(error) {}) // a failed journal has stopped the pool already
+		// A failed journal has stopped the pool already: there is nothing more to do about it here.
+		p.ctl.journal.commit(func(error) {}, record{kind: recRetired, first: r.first, blocks: r.n})
 	})
 }
 
@@ -386,8 +390,9 @@ func (p *Pool) CreateVolume(ctx context.Context, group, name string, size uint64
 	if err != nil {
 		return nil, err
 	}
-	var vol *Volume
+	made := make(chan *Volume, 1)
 	err = p.call(ctx, func(reply func(error)) {
+		var failed error
 		g.do(groupOp{
 			decide: func() (*record, error) {
 				if _, err := g.Volume(name); err == nil {
@@ -396,11 +401,19 @@ func (p *Pool) CreateVolume(ctx context.Context, group, name string, size uint64
 				p.nextVolume++
 				return &record{kind: recVolume, volume: p.nextVolume, size: size, name: name}, nil
 			},
-			applied: func(r *record) { vol, err = p.addVolume(g, r.volume, r.name, r.size) },
-			reply:   func(e error) { reply(errors.Join(e, err)) },
+			applied: func(r *record) {
+				var v *Volume
+				if v, failed = p.addVolume(g, r.volume, r.name, r.size); failed == nil {
+					made <- v
+				}
+			},
+			reply: func(e error) { reply(errors.Join(e, failed)) },
 		})
 	})
-	return vol, err
+	if err != nil {
+		return nil, err
+	}
+	return <-made, nil
 }
 
 func (p *Pool) ensureGroup(ctx context.Context, name string) (*Group, error) {
