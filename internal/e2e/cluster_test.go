@@ -1,0 +1,300 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/farside-storage/farside/internal/node"
+	"github.com/farside-storage/farside/internal/target"
+	"github.com/farside-storage/farside/manager"
+)
+
+const (
+	block     = 4096
+	groupName = "shop"
+)
+
+// volume is one volume and its copy.
+type volume struct {
+	name, export       string
+	primary, secondary int
+	host, replica      string // NBD addresses
+}
+
+// layout says what installation to make. Every primary has one volume on each secondary.
+type layout struct {
+	primaries, secondaries int
+	volumeSize, poolSize   int64
+	interval               time.Duration
+	commandTimeout         time.Duration
+	// proxies stand between the manager and the secondaries.
+	proxies bool
+	// device gives a block device for a pool or volume; nil: files.
+	device func(size int64, sector int) string
+}
+
+// cluster is an installation that runs.
+type cluster struct {
+	t       testing.TB
+	l       layout
+	dir     string
+	volumes []*volume
+
+	secondaries, primaries []*process
+	manager                *process
+	proxies                []*proxy
+}
+
+func newCluster(t testing.TB, l layout) *cluster {
+	t.Helper()
+	if l.interval == 0 {
+		l.interval = 100 * time.Millisecond
+	}
+	if l.commandTimeout == 0 {
+		l.commandTimeout = 5 * time.Second
+	}
+	if l.volumeSize == 0 {
+		l.volumeSize = 8 << 20
+	}
+	if l.poolSize == 0 {
+		l.poolSize = 192 << 20
+	}
+	c := &cluster{t: t, l: l, dir: folder(t)}
+	for p := range l.primaries {
+		for s := range l.secondaries {
+			name := fmt.Sprintf("v%d", len(c.volumes)+1)
+			c.volumes = append(c.volumes, &volume{name: name, export: groupName + "/" + name, primary: p, secondary: s,
+				host: c.socket(fmt.Sprintf("p%d-nbd", p+1)), replica: c.socket(fmt.Sprintf("s%d-nbd", s+1))})
+		}
+	}
+	for i := range l.secondaries {
+		c.secondaries = append(c.secondaries, start(t, c.dir, "secondary", fmt.Sprintf("s%d", i+1), c.secondaryConfig(i)))
+		if l.proxies {
+			c.proxies = append(c.proxies, newProxy(t, c.managed(i), c.socket(fmt.Sprintf("s%d", i+1))))
+		}
+	}
+	for i := range l.primaries {
+		c.primaries = append(c.primaries, start(t, c.dir, "primary", fmt.Sprintf("p%d", i+1), c.primaryConfig(i)))
+	}
+	c.manager = start(t, c.dir, "manager", "m1", c.managerConfig())
+	c.awaitPoint("the first copy", func(s manager.Status) bool { return s.RecoveryPoint != nil })
+	return c
+}
+
+func (c *cluster) socket(name string) string { return "unix:" + filepath.Join(c.dir, name+".sock") }
+
+// managed is the address at which the manager finds a secondary.
+func (c *cluster) managed(i int) string {
+	if c.l.proxies {
+		return c.socket(fmt.Sprintf("s%d-proxy", i+1))
+	}
+	return c.socket(fmt.Sprintf("s%d", i+1))
+}
+
+func (c *cluster) secondaryConfig(i int) string {
+	name := fmt.Sprintf("s%d", i+1)
+	pool := filepath.Join(c.dir, name+".pool")
+	if c.l.device != nil {
+		pool = c.l.device(c.l.poolSize, 4096)
+		must(c.t, "format", "--device", pool, "--pool", name)
+	} else {
+		must(c.t, "format", "--device", pool, "--pool", name, "--create", fmt.Sprint(c.l.poolSize))
+	}
+	b := c.nodeConfig(name) + fmt.Sprintf("\n[secondary]\ndevices = [%q]\nnbd = %q\n", pool, c.socket(name+"-nbd"))
+	for _, v := range c.volumes {
+		if v.secondary == i {
+			b += fmt.Sprintf("\n[[secondary.volume]]\nname = %q\ngroup = %q\nsize = %d\n", v.name, groupName, c.l.volumeSize)
+		}
+	}
+	return b
+}
+
+func (c *cluster) primaryConfig(i int) string {
+	name := fmt.Sprintf("p%d", i+1)
+	b := c.nodeConfig(name) + c.stateDir(name) + fmt.Sprintf("\n[primary]\nnbd = %q\n", c.socket(name+"-nbd"))
+	for _, v := range c.volumes {
+		if v.primary != i {
+			continue
+		}
+		where := fmt.Sprintf("file = %q\nsize = %d", filepath.Join(c.dir, v.name+".volume"), c.l.volumeSize)
+		if c.l.device != nil {
+			where = fmt.Sprintf("device = %q", c.l.device(c.l.volumeSize, 512))
+		}
+		b += fmt.Sprintf("\n[[primary.volume]]\nname = %q\ngroup = %q\n%s\nsecondary = %q\n", v.name, groupName, where, c.socket(fmt.Sprintf("s%d", v.secondary+1)))
+	}
+	return b
+}
+
+func (c *cluster) managerConfig() string {
+	var primaries, secondaries []string
+	for i := range c.l.primaries {
+		primaries = append(primaries, c.socket(fmt.Sprintf("p%d", i+1)))
+	}
+	for i := range c.l.secondaries {
+		secondaries = append(secondaries, c.managed(i))
+	}
+	return c.nodeConfig("m1") + c.stateDir("m1") + fmt.Sprintf("\n[[manager.group]]\nname = %q\nprimaries = %s\nsecondaries = %s\ninterval = %q\ncommand_timeout = %q\n",
+		groupName, list(primaries), list(secondaries), c.l.interval, c.l.commandTimeout)
+}
+
+func list(words []string) string {
+	b, err := json.Marshal(words)
+	if err != nil {
+		panic(err) // strings can be marshalled
+	}
+	return string(b)
+}
+
+func (c *cluster) nodeConfig(name string) string {
+	return fmt.Sprintf("[node]\nname = %q\nlisten = %q\n", name, c.socket(name))
+}
+
+func (c *cluster) stateDir(name string) string {
+	c.t.Helper()
+	dir := filepath.Join(c.dir, name)
+	check(c.t, os.Mkdir(dir, 0o700))
+	return fmt.Sprintf("state_dir = %q\n", dir)
+}
+
+// roles lists all processes.
+func (c *cluster) roles() []*process {
+	return append(append([]*process{c.manager}, c.primaries...), c.secondaries...)
+}
+
+// alive is an error once a process has ended by itself.
+func (c *cluster) alive() error {
+	var errs []error
+	for _, p := range c.roles() {
+		errs = append(errs, p.ended())
+	}
+	if err := errors.Join(errs...); err != nil {
+		return hopeless{err}
+	}
+	return nil
+}
+
+// group asks the manager for the group's state.
+func (c *cluster) group() (manager.Status, error) {
+	var s manager.NodeStatus
+	if err := c.manager.status(&s); err != nil {
+		return manager.Status{}, err
+	}
+	if len(s.Groups) != 1 {
+		return manager.Status{}, hopeless{fmt.Errorf("the manager reports %d groups", len(s.Groups))}
+	}
+	return s.Groups[0], nil
+}
+
+// awaitPoint asks the manager until ok.
+func (c *cluster) awaitPoint(what string, ok func(manager.Status) bool) manager.Status {
+	c.t.Helper()
+	var s manager.Status
+	await(c.t, what, func() (err error) {
+		if err := c.alive(); err != nil {
+			return err
+		}
+		if s, err = c.group(); err == nil && !ok(s) {
+			text, _ := json.Marshal(s)
+			err = fmt.Errorf("last answer %s", text)
+		}
+		return err
+	})
+	return s
+}
+
+// awaitCutAfter waits for a recovery point that was cut after t.
+func (c *cluster) awaitCutAfter(t time.Time) uint64 {
+	c.t.Helper()
+	s := c.awaitPoint("a CG cut after the last write", func(s manager.Status) bool { return s.RecoveryCut != nil && s.RecoveryCut.After(t) })
+	return *s.RecoveryPoint
+}
+
+// state asks a secondary for its group.
+func (c *cluster) state(i int) (target.GroupStatus, error) {
+	var s target.Status
+	if err := c.secondaries[i].status(&s); err != nil {
+		return target.GroupStatus{}, err
+	}
+	if len(s.Groups) != 1 || s.Groups[0].Error != "" || s.Pool.Failure != "" {
+		return target.GroupStatus{}, hopeless{fmt.Errorf("%s reports %+v", c.secondaries[i].name, s)}
+	}
+	return s.Groups[0], nil
+}
+
+// awaitState waits until a secondary answers and ok holds.
+func (c *cluster) awaitState(i int, what string, ok func(target.GroupStatus) bool) target.GroupStatus {
+	c.t.Helper()
+	var s target.GroupStatus
+	await(c.t, what, func() (err error) {
+		if err := c.alive(); err != nil {
+			return err
+		}
+		if s, err = c.state(i); err == nil && !ok(s) {
+			err = fmt.Errorf("%s shows %+v", c.secondaries[i].name, s)
+		}
+		return err
+	})
+	return s
+}
+
+// entries reads the manager's audit log.
+func (c *cluster) entries() (entries []manager.Entry, err error) {
+	b, err := os.ReadFile(filepath.Join(c.dir, "m1", node.AuditLogFile))
+	for line := range bytes.Lines(b) {
+		var e manager.Entry
+		if bytes.HasSuffix(line, []byte("\n")) {
+			if err := json.Unmarshal(line, &e); err != nil {
+				return nil, hopeless{fmt.Errorf("audit log: %w: %s", err, line)}
+			}
+			entries = append(entries, e)
+		}
+	}
+	return entries, err
+}
+
+// awaitEntry waits for an entry of the audit log, from the one numbered seen on.
+func (c *cluster) awaitEntry(what string, seen int, ok func(manager.Entry) bool) (entries []manager.Entry) {
+	c.t.Helper()
+	await(c.t, what, func() error {
+		all, err := c.entries()
+		if err != nil {
+			return err
+		}
+		for i := seen; i < len(all); i++ {
+			if ok(all[i]) {
+				entries = all[seen : i+1]
+				return nil
+			}
+		}
+		return errors.Join(c.alive(), fmt.Errorf("the audit log ends with %+v", all[max(seen, len(all)-5):]))
+	})
+	return entries
+}
+
+// seen is the length of the audit log now.
+func (c *cluster) seen() int {
+	c.t.Helper()
+	all, err := c.entries()
+	check(c.t, err)
+	return len(all)
+}
+
+// decisions lists the CGs that the manager decided, 0 first.
+func (c *cluster) decisions() []uint64 {
+	c.t.Helper()
+	all, err := c.entries()
+	check(c.t, err)
+	cgs := []uint64{0}
+	for _, e := range all {
+		if e.Kind == manager.EntryDecided && e.CG > cgs[len(cgs)-1] {
+			cgs = append(cgs, e.CG)
+		}
+	}
+	return cgs
+}

@@ -1,0 +1,270 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/farside-storage/farside/internal/nbdclient"
+	"github.com/farside-storage/farside/internal/target"
+	"github.com/farside-storage/farside/manager"
+)
+
+// seed of the moments at which roles are killed.
+func seed(t *testing.T) *rand.Rand {
+	n := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", n)
+	return rand.New(rand.NewPCG(n, 0))
+}
+
+// delay waits for a random time below most: the moment of a failure is any moment.
+func delay(rng *rand.Rand, most time.Duration) { time.Sleep(time.Duration(rng.Int64N(int64(most)))) }
+
+// TestReq01_SecondarySurvivesKill kills a secondary control again and again while it receives, also while it
+// starts. What was final stays final and keeps its contents; the pool is sound each time.
+func TestReq01_SecondarySurvivesKill(t *testing.T) {
+	long(t)
+	t.Parallel()
+	rng := seed(t)
+	c := newCluster(t, layout{primaries: 1, secondaries: 1})
+	h := c.startHosts(rng.Uint64())
+	s := c.secondaries[0]
+	for range 5 {
+		h.awaitRecords(t, 50)
+		cg, m := c.look()
+		c.manager.pause() // or a newer CG takes its place
+		s.kill()
+		for range rng.IntN(3) {
+			s.launch()
+			delay(rng, 100*time.Millisecond)
+			s.kill()
+		}
+		c.sound(c.dir + "/s1.pool")
+		s.launch()
+		st := c.awaitState(0, "the killed secondary", func(target.GroupStatus) bool { return true })
+		if now := c.stateOf(0); st.Final < cg || now != st.Final {
+			t.Errorf("final CG %d before, %d and %d after the kill", cg, st.Final, now)
+		}
+		if st.Final == cg { // a RELEASE may have been on its way
+			after, err := c.images()
+			check(t, err)
+			if d := m.differ(after); d != "" {
+				t.Errorf("CG %d before and after the kill: %s", cg, d)
+			}
+		}
+		c.manager.resume()
+		c.awaitPoint("a CG after the kill", func(s manager.Status) bool { return s.RecoveryPoint != nil && *s.RecoveryPoint > st.Final })
+		c.lookInOrder()
+	}
+	c.awaitCutAfter(h.stop(t))
+	c.compare()
+}
+
+// sound has the pool of a killed secondary checked, as soon as the kernel has let go of it.
+func (c *cluster) sound(pool string) {
+	c.t.Helper()
+	await(c.t, "a check of "+pool, func() error {
+		o := command(c.t, "check", "--data", "--device", pool)
+		err := fmt.Errorf("check: status %d\n%s%s", o.code, o.out, o.err)
+		switch {
+		case o.code == 0:
+			return nil
+		case strings.Contains(o.err, "device is in use"):
+			return err
+		}
+		return hopeless{err}
+	})
+}
+
+func (c *cluster) stateOf(i int) uint64 {
+	c.t.Helper()
+	s, err := c.state(i)
+	check(c.t, err)
+	return s.Final
+}
+
+// TestReq02_HostsAreAnsweredWithoutTheSecondary: while the secondary's process does not run at all, writes and flushes
+// are answered; it has them later.
+func TestReq02_HostsAreAnsweredWithoutTheSecondary(t *testing.T) {
+	long(t)
+	t.Parallel()
+	c := newCluster(t, layout{primaries: 1, secondaries: 1})
+	v := c.volumes[0]
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	host, err := nbdclient.Dial(ctx, v.host, v.export)
+	check(t, err)
+	defer func() { check(t, host.Close()) }()
+
+	c.secondaries[0].pause()
+	want := bytes.Repeat([]byte("written while the secondary stood still, "), 200)[:block]
+	for i := range int64(500) {
+		if _, err := host.WriteAt(want, i*block); err != nil {
+			t.Fatalf("write %d: %v", i, err)
+		}
+	}
+	check(t, host.Flush())
+	answered := time.Now()
+	c.secondaries[0].resume()
+
+	c.awaitCutAfter(answered)
+	got, err := image(v.replica, v.export)
+	check(t, err)
+	if !bytes.Equal(got[:500*block], bytes.Repeat(want, 500)) {
+		t.Error("the copy lacks what was answered")
+	}
+	c.compare()
+}
+
+// TestReq07_Req08_KillEachRole kills each role, at random moments under load that spans two volumes on each of two
+// secondary controls. Whatever was being done: each secondary comes back at one of two neighbouring
+// CGs, shows what it showed of that CG before, and no copy ever shows a record without one before it.
+func TestReq07_Req08_KillEachRole(t *testing.T) {
+	long(t)
+	t.Parallel()
+	rng := seed(t)
+	c := newCluster(t, layout{primaries: 2, secondaries: 2, interval: 50 * time.Millisecond})
+	h := c.startHosts(rng.Uint64())
+	victims := slices.Concat(c.roles(), c.roles())
+	rng.Shuffle(len(victims), func(i, j int) { victims[i], victims[j] = victims[j], victims[i] })
+	w := witness{c: c, shown: map[[2]uint64]images{}}
+	for _, p := range victims {
+		delay(rng, 150*time.Millisecond)
+		before := c.point()
+		p.kill()
+		if p == c.manager {
+			w.observe() // nobody moves the copies now
+			p.launch()
+		} else {
+			c.manager.pause()
+			p.launch()
+			if p.role == "secondary" {
+				w.observe()
+			}
+			c.manager.resume()
+		}
+		c.awaitPoint("a CG after "+p.name+" was killed", func(s manager.Status) bool { return s.RecoveryPoint != nil && *s.RecoveryPoint > before })
+		cg, newest := c.lookInOrder()
+		t.Logf("killed %s at CG %d; CG %d shows records 1 to %d of %d", p.name, before, cg, newest, h.acked.Load())
+	}
+	c.awaitCutAfter(h.stop(t))
+	c.compare()
+	if _, newest := c.lookInOrder(); newest < h.acked.Load() {
+		t.Errorf("the copies end with record %d of %d", newest, h.acked.Load())
+	}
+}
+
+// point is the recovery point now.
+func (c *cluster) point() uint64 {
+	c.t.Helper()
+	return *c.awaitPoint("the recovery point", func(s manager.Status) bool { return s.RecoveryPoint != nil }).RecoveryPoint
+}
+
+// witness remembers what each secondary showed of a CG.
+type witness struct {
+	c     *cluster
+	shown map[[2]uint64]images
+}
+
+// observe looks at each secondary while the manager does nothing.
+func (w *witness) observe() {
+	c := w.c
+	c.t.Helper()
+	var finals []uint64
+	for i := range c.secondaries {
+		// A command may be on its way still: read between two equal answers.
+		await(c.t, "a secondary at rest", func() error {
+			before, err := c.state(i)
+			if err != nil {
+				return err
+			}
+			var m images
+			for _, v := range c.volumes {
+				if v.secondary == i {
+					b, err := image(v.replica, v.export)
+					if err != nil {
+						return err
+					}
+					m = append(m, b)
+				}
+			}
+			after, err := c.state(i)
+			if err != nil {
+				return err
+			}
+			if before.Final != after.Final {
+				return errors.New("it moved on")
+			}
+			finals = append(finals, after.Final)
+			key := [2]uint64{uint64(i), after.Final}
+			if known := w.shown[key]; known != nil && known.differ(m) != "" {
+				c.t.Errorf("%s shows two contents of CG %d: %s", c.secondaries[i].name, after.Final, known.differ(m))
+			}
+			w.shown[key] = m
+			return nil
+		})
+	}
+	w.neighbours(finals)
+}
+
+// neighbours wants final CGs to be equal, or two that were decided one after the other.
+func (w *witness) neighbours(finals []uint64) {
+	w.c.t.Helper()
+	low, high := slices.Min(finals), slices.Max(finals)
+	decided := w.c.decisions()
+	i := slices.Index(decided, high)
+	if i < 0 || low != high && decided[i-1] != low {
+		w.c.t.Errorf("secondary controls show final CGs %d, decided were %d", finals, decided[max(0, len(decided)-5):])
+	}
+	if low == high {
+		m, err := w.c.images()
+		check(w.c.t, err)
+		if _, err := m.order(); err != nil {
+			w.c.t.Errorf("CG %d: %v", low, err)
+		}
+	}
+}
+
+// TestReq14_TwoByTwo: two primaries and two secondaries form CGs together; every one of them takes part.
+func TestReq14_TwoByTwo(t *testing.T) {
+	long(t)
+	t.Parallel()
+	c := newCluster(t, layout{primaries: 2, secondaries: 2})
+	h := c.startHosts(1)
+	first := c.point()
+	var newest uint64
+	for range 3 {
+		h.awaitRecords(t, 100)
+		cg, n := c.lookInOrder()
+		if cg < first || n < newest {
+			t.Errorf("CG %d shows records to %d, CG %d before it to %d", cg, n, first, newest)
+		}
+		first, newest = cg, n
+	}
+	for _, p := range c.secondaries {
+		var s target.Status
+		check(t, p.status(&s))
+		if len(s.Sessions) != 2 || s.Sessions[0].Peer == s.Sessions[1].Peer || s.Sessions[0].Bytes == 0 || s.Sessions[1].Bytes == 0 {
+			t.Errorf("%s receives from %+v, want from both primaries", p.name, s.Sessions)
+		}
+	}
+	s, err := c.group()
+	check(t, err)
+	if len(s.Controls) != 4 || s.CGsFailed != 0 || s.CGsFormed == 0 {
+		t.Errorf("group %+v", s)
+	}
+	c.awaitCutAfter(h.stop(t))
+	c.compare()
+	if _, newest := c.lookInOrder(); newest != h.acked.Load() {
+		t.Errorf("the copies show records to %d, written were %d", newest, h.acked.Load())
+	}
+	if got := fmt.Sprint(c.decisions()[:2]); got != "[0 1]" {
+		t.Errorf("decisions begin with %s", got)
+	}
+}
