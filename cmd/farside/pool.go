@@ -29,7 +29,10 @@ func formatPool(_ context.Context, r formatRequest, report progressFunc) (info p
 		return info, err
 	}
 	defer func() { err = errors.Join(err, devs.Close()) }()
-	report("format", 0, 1)
+	for _, d := range devs.Info() {
+		info.Bytes += uint64(d.Size)
+	}
+	report("format", 0, info.Bytes)
 	if r.Extent%engine.BlockSize != 0 {
 		return info, usage("", "--extent %s is not a multiple of %d bytes", r.Extent, engine.BlockSize)
 	}
@@ -44,11 +47,8 @@ func formatPool(_ context.Context, r formatRequest, report progressFunc) (info p
 	if !checked.OK() {
 		return info, fmt.Errorf("the new pool does not read back as written: %+v", append(checked.Damage, checked.Repairable...))
 	}
-	report("format", 1, 1)
-	info = poolInfo{Pool: checked.UUID, Name: checked.Pool, Devices: r.Devices, DataBytes: checked.Blocks * engine.BlockSize}
-	for _, d := range devs.Info() {
-		info.Bytes += uint64(d.Size)
-	}
+	report("format", info.Bytes, info.Bytes)
+	info.Pool, info.Name, info.Devices, info.DataBytes = checked.UUID, checked.Pool, r.Devices, checked.Blocks*engine.BlockSize
 	return info, nil
 }
 
