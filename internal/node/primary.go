@@ -114,6 +114,7 @@ func servePrimary(ctx context.Context, f *config.File, volumes []config.PrimaryV
 		}
 		servers = append(servers, s)
 	}
+	serving.Go(func() error { return reportCatchup(ctx, node, log) })
 	if err == nil {
 		ready()
 		<-ctx.Done()
