@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"pgregory.net/rapid"
 
 	"github.com/farside-storage/farside/ring/ringtest"
 )
@@ -153,4 +154,139 @@ func largeVolumes(b []byte) bool {
 		}
 	}
 	return false
+}
+
+// TestReplayOfAnyRecords: sequences of records that each look right, in orders that no pool writes, are replayed or refused.
+func TestReplayOfAnyRecords(t *testing.T) {
+	devs := ringtest.MustNew(ringtest.Options{Seed: 91}, ringtest.Spec{Size: 8 << 20})
+	if _, err := Format(devs, historyFormat()); err != nil {
+		t.Fatal(err)
+	}
+	replayed := 0
+	rapid.Check(t, func(t *rapid.T) {
+		var b []byte
+		entries := uint64(0)
+		for _, r := range rapid.SliceOfN(genSmallRecord(), 3, 40).Draw(t, "records") {
+			switch r.kind { // counts that fit, mostly: else nothing would become complete
+			case recBegin:
+				entries = 0
+			case recPart, recZeroes:
+				entries++
+			case recComplete:
+				if r.entries > 0 {
+					r.entries = entries
+				}
+			}
+			b = appendRecord(b, r)
+		}
+		err := offline(devs, func(r *recovery) error {
+			for _, stage := range []func() error{r.loadSuperblocks, r.loadRoot, r.loadTables} {
+				if err := stage(); err != nil {
+					return err
+				}
+			}
+			first := appendRecord(appendRecord(nil, record{kind: recGroup, group: 1, name: "g"}), record{kind: recVolume, group: 1, volume: 1, size: 100 * BlockSize, name: "v"})
+			if err := r.replayPiece(first); err != nil {
+				return err
+			}
+			if r.replayPiece(b) == nil && r.settle() == nil && r.deriveBitmap() == nil {
+				replayed++
+				_ = r.describeAll()
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+	if replayed == 0 {
+		t.Fatal("nothing was accepted")
+	}
+}
+
+// genSmallRecord draws from few numbers, so that records meet each other.
+func genSmallRecord() *rapid.Generator[record] {
+	return rapid.Custom(func(t *rapid.T) record {
+		few := func(what string, most uint64) uint64 { return rapid.Uint64Range(1, most).Draw(t, what) }
+		r := record{kind: recordKind(rapid.IntRange(int(recPart), int(recBegin)).Draw(t, "kind")), group: uint32(rapid.SampledFrom([]uint64{1, 1, 1, 2}).Draw(t, "group"))}
+		if r.kind != recGroup && r.kind != recVolume && r.kind != recVolumeDelete && r.kind != recRetired {
+			r.cg = few("cg", 2)
+		}
+		switch r.kind {
+		case recPart:
+			r.volume, r.base = uint32(few("volume", 2)), VBlock(few("base", 50))
+			r.body = appendPartEntry(nil, few("rel", 45), logEntry{PBlock(1500 + few("block", 20)), 1}, 0)
+		case recZeroes:
+			r.volume, r.body = uint32(few("volume", 2)), appendRange(nil, vrange{VBlock(few("first", 40)), few("n", 50)})
+		case recComplete:
+			r.entries = rapid.Uint64Range(0, 2).Draw(t, "entries")
+		case recReverted:
+			r.through = rapid.Uint64Range(0, 3).Draw(t, "through")
+		case recGroup:
+			r.name = "h"
+		case recVolume:
+			r.volume, r.size, r.name = uint32(few("volume", 3)), 100*BlockSize, rapid.SampledFrom([]string{"v", "w"}).Draw(t, "name")
+		case recVolumeDelete:
+			r.volume = uint32(few("volume", 2))
+		case recRetired:
+			r.first, r.blocks = PBlock(1500+few("first", 30)), few("blocks", 3)
+		}
+		return r
+	})
+}
+
+// TestReplayRefusesWhatNoPoolWrites: each of these has good checksums and would have to be a bug.
+func TestReplayRefusesWhatNoPoolWrites(t *testing.T) {
+	part := func(p PBlock) record {
+		return record{kind: recPart, group: 1, volume: 1, cg: 1, base: 5, body: appendPartEntry(nil, 0, logEntry{p, 1}, 0)}
+	}
+	begin, complete := record{kind: recBegin, group: 1, cg: 1}, record{kind: recComplete, group: 1, cg: 1, entries: 1}
+	deleted, final := record{kind: recVolumeDelete, group: 1, volume: 1}, record{kind: recFinal, group: 1, cg: 1}
+	for what, records := range map[string][]record{
+		"a volume deleted under a complete CG":             {begin, part(1500), complete, deleted},
+		"a volume deleted under a complete CG, then FINAL": {begin, part(1500), complete, deleted, final},
+		"a volume of an unknown group":                     {{kind: recVolume, group: 7, volume: 9, size: BlockSize, name: "x"}},
+		"a volume of half a block":                         {{kind: recVolume, group: 1, volume: 9, size: 2048, name: "x"}},
+		"FINAL of a CG that is not there":                  {final},
+		"LINKED of a CG that is not there":                 {{kind: recLinked, group: 1, cg: 1}},
+		"fewer entries than counted":                       {begin, complete},
+		"more entries than counted":                        {begin, part(1500), part(1501), complete},
+		"an entry past the end of the volume":              {begin, {kind: recPart, group: 1, volume: 1, cg: 1, base: 100, body: appendPartEntry(nil, 0, logEntry{1500, 1}, 0)}, complete},
+		"zeroes past the end of the volume":                {begin, {kind: recZeroes, group: 1, volume: 1, cg: 1, body: appendRange(nil, vrange{90, 11})}, complete},
+		"a block of the journal as data":                   {begin, part(800), complete},
+		"a block past the end of the pool":                 {begin, part(1 << 35), complete},
+		"two CGs that are complete":                        {begin, part(1500), complete, {kind: recBegin, group: 1, cg: 2}, {kind: recComplete, group: 1, cg: 2}},
+		"retired blocks past the end of the pool":          {{kind: recRetired, first: 1 << 35, blocks: 4}},
+		"an unknown kind":                                  {{kind: 99}},
+	} {
+		t.Run(what, func(t *testing.T) {
+			devs := ringtest.MustNew(ringtest.Options{Seed: 92}, ringtest.Spec{Size: 8 << 20})
+			if _, err := Format(devs, historyFormat()); err != nil {
+				t.Fatal(err)
+			}
+			b := appendRecord(appendRecord(nil, record{kind: recGroup, group: 1, name: "g"}), record{kind: recVolume, group: 1, volume: 1, size: 100 * BlockSize, name: "v"})
+			for _, r := range records {
+				if r.kind == 99 {
+					b = append(b, 99, 0, 0, 0, 4, 0, 0, 0, 1, 0, 0, 0)
+					continue
+				}
+				b = appendRecord(b, r)
+			}
+			buf := append(make([]byte, pieceHeader, 2*BlockSize), b...)
+			piece := sealPiece(buf, UUID{1}, &piece{seq: 1, length: uint32(len(b))})
+			z, _, err := planLayout(devs.Info(), historyFormat())
+			if err != nil {
+				t.Fatal(err)
+			}
+			devs.WriteAt(0, piece, blocksToBytes(z.journal))
+			rep, err := Check(devs, CheckOptions{})
+			if err != nil || len(rep.Damage) != 1 {
+				t.Errorf("check: %+v %v", rep, err)
+			}
+			var ce *CorruptionError
+			if _, err := Open(devs, Options{Manual: true}); !errors.As(err, &ce) {
+				t.Errorf("open: %v", err)
+			}
+		})
+	}
 }

@@ -424,7 +424,7 @@ func (r *recovery) deriveBitmap() error {
 	}
 	for _, x := range p.retired {
 		if err := p.alloc.Retire(uint64(x.first), x.n); err != nil {
-			return err
+			return r.corrupt(z.rootSlot(r.root.checkpoint%2), "root", "retired blocks, of the catalog or of the journal after it", err)
 		}
 	}
 	for _, v := range r.volumes {

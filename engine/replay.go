@@ -3,6 +3,7 @@ package engine
 import (
 	"bytes"
 	"fmt"
+	"slices"
 )
 
 // D: the journal, piece by piece from the root's tail on, until the chain ends.
@@ -191,8 +192,7 @@ func (r *recovery) replayRecord(rec *record) error {
 		}
 		return r.addVolume(rec.group, rec.volume, rec.name, rec.size)
 	case recVolumeDelete:
-		r.deleteVolume(rec.volume)
-		return nil
+		return r.deleteVolume(rec.volume)
 	}
 	if rec.cg != 0 && rec.cg <= g.folded && rec.kind != recReverted {
 		return nil // in the table pages already
@@ -333,10 +333,23 @@ func (r *recovery) retired(x prange) {
 	r.p.retired = append(r.p.retired, x)
 }
 
-func (r *recovery) deleteVolume(id uint32) {
+func (r *recovery) deleteVolume(id uint32) error {
 	v := r.volumes[id]
 	if v == nil {
-		return
+		return nil
+	}
+	for _, l := range v.group.live { // the pool refuses that, see DeleteVolume
+		if slices.ContainsFunc(l.tables, func(t *cgTable) bool { return t.vol == v }) {
+			return fmt.Errorf("volume %q: CG %d, which is complete and not final, has blocks of it", v.name, l.cg)
+		}
+	}
+	for _, b := range r.building { // an attempt that a restart ended: it can only begin anew
+		b.live.tables = slices.DeleteFunc(b.live.tables, func(t *cgTable) bool {
+			if t.vol == v {
+				t.free()
+			}
+			return t.vol == v
+		})
 	}
 	delete(r.volumes, id)
 	p := r.p
@@ -354,6 +367,7 @@ func (r *recovery) deleteVolume(id uint32) {
 	v.group.linked.Store(view)
 	p.ctl.ckpt.drop(v)
 	v.table.close()
+	return nil
 }
 
 // foldNow puts a CG into the pointer tables while a pool opens: nothing reads, and nothing is released
