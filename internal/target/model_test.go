@@ -3,6 +3,7 @@ package target
 import (
 	"bytes"
 	"errors"
+	"flag"
 	"fmt"
 	"net"
 	"testing"
@@ -128,6 +129,10 @@ func (m *model) restart() {
 
 // TestModel: whatever happens to connections, streams and CGs, each CG that becomes final shows exactly what was sent of it.
 func TestModel(t *testing.T) {
+	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue {
+		check(t, flag.Set(f.Name, "25")) // each waits for the device many times
+		defer func() { check(t, flag.Set(f.Name, f.DefValue)) }()
+	}
 	r := newRig(t, 2<<30, nil) // sparse; each run has a group of its own
 	commander := r.manager(1)
 	groups := 0

@@ -24,7 +24,7 @@ import (
 )
 
 // hang is after how long a test that waits for its peer is given up.
-const hang = 30 * time.Second
+const hang = time.Minute
 
 const block = engine.BlockSize
 
@@ -76,9 +76,16 @@ func (q *breakableQueue) Reap(out []ring.Completion, least int) (int, error) {
 type logTo struct {
 	slog.Handler
 	to chan string
+	t  testing.TB
 }
 
 func (h logTo) Handle(_ context.Context, r slog.Record) error {
+	r.Attrs(func(a slog.Attr) bool {
+		if a.Key == "error" && a.Value.Any() != nil {
+			h.t.Logf("node: %s: %v", r.Message, a.Value)
+		}
+		return true
+	})
 	select {
 	case h.to <- r.Message:
 	default: // nobody waits for that many
@@ -107,7 +114,7 @@ func newRig(t testing.TB, size int64, change func(*Options)) *rig {
 		_, err := r.pool.CreateVolume(t.Context(), v.group, v.name, v.blocks*block)
 		check(t, err)
 	}
-	o := Options{Pool: r.pool, Name: "b1", Events: r.events, Logger: slog.New(logTo{to: r.logged})}
+	o := Options{Pool: r.pool, Name: "b1", Events: r.events, Logger: slog.New(logTo{to: r.logged, t: t})}
 	if change != nil {
 		change(&o)
 	}
