@@ -18,7 +18,7 @@ type proxy struct {
 	target string
 
 	mu    sync.Mutex
-	watch func(wire.Type) verdict
+	watch func(wire.Type, []byte) verdict
 	conns map[net.Conn]bool
 	ended bool
 	wg    sync.WaitGroup
@@ -51,8 +51,9 @@ func newProxy(t testing.TB, listen, target string) *proxy {
 	return p
 }
 
-// onFrame has f called for each frame, before it is passed on, in both directions. It may block. nil: all pass.
-func (p *proxy) onFrame(f func(wire.Type) verdict) {
+// onFrame has f called with type and body of each frame, before it is passed on, in both directions. It may
+// block.
+func (p *proxy) onFrame(f func(wire.Type, []byte) verdict) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.watch = f
@@ -112,7 +113,8 @@ func (p *proxy) frames(from, to net.Conn) {
 		p.mu.Lock()
 		watch := p.watch
 		p.mu.Unlock()
-		if watch != nil && watch(wire.Type(head[4])) == break_ {
+		body := rest[:binary.LittleEndian.Uint32(head[8:])]
+		if watch != nil && watch(wire.Type(head[4]), body) == break_ {
 			return
 		}
 		if _, err := to.Write(append(head[:], rest...)); err != nil {

@@ -1,0 +1,111 @@
+package e2e
+
+import (
+	"fmt"
+	"sync"
+
+	"github.com/farside-storage/farside/wire"
+)
+
+// place is one kind of frame on the way to or from one secondary.
+type place struct {
+	secondary int
+	kind      wire.Type
+}
+
+// gates hold commands of the manager back, and lose frames, at the proxies of a cluster.
+type gates struct {
+	c       *cluster
+	mu      sync.Mutex
+	change  sync.Cond
+	limit   map[place]uint64 // frames of CGs above it wait
+	waiting map[place]uint64 // the newest CG whose frame waits or has waited
+	lose    map[place]bool   // the next one is lost, with the connection
+	open    bool             // for ever
+}
+
+func newGates(c *cluster) *gates {
+	g := &gates{c: c, limit: map[place]uint64{}, waiting: map[place]uint64{}, lose: map[place]bool{}}
+	g.change.L = &g.mu
+	for i, p := range c.proxies {
+		p.onFrame(func(kind wire.Type, body []byte) verdict { return g.frame(place{i, kind}, body) })
+	}
+	c.t.Cleanup(func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.open = true
+		g.change.Broadcast()
+	})
+	return g
+}
+
+func (g *gates) frame(at place, body []byte) verdict {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.lose[at] {
+		g.lose[at] = false
+		return break_
+	}
+	if at.kind != wire.TypeLink && at.kind != wire.TypeRelease {
+		return pass
+	}
+	m, err := wire.Decode(at.kind, body)
+	if err != nil {
+		return break_
+	}
+	cg := m.(interface{ Head() *wire.Command }).Head().CG
+	for !g.open {
+		limit, ok := g.limit[at]
+		if !ok || cg <= limit {
+			break
+		}
+		g.waiting[at] = cg
+		g.change.Wait()
+	}
+	if g.lose[at] {
+		g.lose[at] = false
+		return break_
+	}
+	return pass
+}
+
+// hold lets frames of CGs up to cg pass, and later ones wait.
+func (g *gates) hold(cg uint64, kind wire.Type, secondaries ...int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, s := range secondaries {
+		g.limit[place{s, kind}] = cg
+	}
+	g.change.Broadcast()
+}
+
+// release lets all frames pass.
+func (g *gates) release() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	clear(g.limit)
+	g.change.Broadcast()
+}
+
+// loseNext breaks the connection at the next frame, or at the one that waits when it may go on.
+func (g *gates) loseNext(kind wire.Type, secondary int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.lose[place{secondary, kind}] = true
+}
+
+// awaitWaiting waits until a frame of a CG after cg waits at every one of the secondaries.
+func (g *gates) awaitWaiting(cg uint64, kind wire.Type, secondaries ...int) (held uint64) {
+	g.c.t.Helper()
+	await(g.c.t, fmt.Sprintf("a %v command", kind), func() error {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		for _, s := range secondaries {
+			if held = g.waiting[place{s, kind}]; held <= cg {
+				return fmt.Errorf("the newest is of CG %d, want one after %d", held, cg)
+			}
+		}
+		return nil
+	})
+	return held
+}

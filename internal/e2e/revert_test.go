@@ -1,0 +1,292 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/farside-storage/farside/internal/node"
+	"github.com/farside-storage/farside/internal/target"
+	"github.com/farside-storage/farside/manager"
+	"github.com/farside-storage/farside/wire"
+)
+
+// halfway is a cluster stopped in the middle of linking CG n: the first secondary links it, LINK waits on its
+// way to the second.
+type halfway struct {
+	*cluster
+	g      *gates
+	before uint64 // final everywhere
+	n      uint64
+	image  images // of CG before
+	acked  uint64 // newest record when n was being linked
+	seen   int    // length of the audit log before n
+}
+
+// linkHalf waits until a CG is linked on the first secondary only.
+func linkHalf(c *cluster, g *gates, h *hosts) *halfway {
+	c.t.Helper()
+	w := &halfway{cluster: c, g: g, seen: c.seen()}
+	h.awaitRecords(c.t, 20)
+	g.hold(c.point()+1, wire.TypeLink, 1) // one more, so that none is on its way already
+	w.n = g.awaitWaiting(c.point(), wire.TypeLink, 1)
+	g.hold(w.n, wire.TypeLink, 0) // what follows the failure waits, so that it can be looked at
+	w.before = c.awaitState(0, "LINKED on the first secondary", func(s target.GroupStatus) bool { return s.Linked == w.n }).Final
+	if s, err := c.state(1); err != nil || s.Linked != w.before || s.Final != w.before {
+		c.t.Fatalf("while LINK waits: %+v, %v; want CG %d", s, err, w.before)
+	}
+	w.acked = h.acked.Load()
+	var err error
+	w.image, err = c.images()
+	check(c.t, err)
+	return w
+}
+
+// settled wants every secondary to show CG cg, with the contents that the copies had before n was linked.
+func (w *halfway) settled(cg uint64) {
+	w.t.Helper()
+	for i := range w.secondaries {
+		w.awaitState(i, fmt.Sprintf("CG %d everywhere", cg), func(s target.GroupStatus) bool { return s.Linked == cg && s.Final == cg })
+	}
+	now, err := w.images()
+	check(w.t, err)
+	if d := w.image.differ(now); cg == w.before && d != "" {
+		w.t.Errorf("after the revert to CG %d: %s", cg, d)
+	}
+	if _, err := now.order(); err != nil {
+		w.t.Errorf("CG %d: %v", cg, err)
+	}
+}
+
+// visits wants the audit log to show that CG n was given up, and every control visited and reverted.
+func (w *halfway) visits(linked ...bool) {
+	w.t.Helper()
+	entries := w.awaitEntry("the end of the revert", w.seen, func(e manager.Entry) bool { return e.Kind == manager.EntryRevertEnd })
+	for i := range w.secondaries {
+		var said, reverted bool
+		for _, e := range entries {
+			if e.Control != w.managed(i) || e.CG != w.n {
+				continue
+			}
+			shows := strings.HasPrefix(e.Said, fmt.Sprintf("links show CG %d,", w.n)) && strings.Contains(e.Did, fmt.Sprintf("CG %d reverted to CG %d", w.n, w.before))
+			said = said || e.Kind == manager.EntryVisit && shows == linked[i]
+			reverted = reverted || e.Kind == manager.EntryReverted
+		}
+		if !said || !reverted {
+			w.t.Errorf("CG %d at %s (linked: %v): visited %v, reverted %v; the audit log has %+v", w.n, w.secondaries[i].name, linked[i], said, reverted, entries)
+		}
+	}
+}
+
+// goOn lets the next CG be linked, and no other one after it; it must contain what the host had an answer for
+// when CG n was given up.
+func (w *halfway) goOn() {
+	w.t.Helper()
+	var cg uint64
+	await(w.t, "the next CG", func() error {
+		w.g.mu.Lock()
+		next := min(w.g.waiting[place{0, wire.TypeLink}], w.g.waiting[place{1, wire.TypeLink}])
+		w.g.mu.Unlock()
+		if next > w.n { // the newest: one that waited too long was given up
+			w.g.hold(next, wire.TypeLink, 0, 1)
+		}
+		finals, err := w.finals()
+		if err != nil {
+			return err
+		}
+		if cg = finals[0]; cg <= w.before || cg != finals[1] {
+			return fmt.Errorf("final CGs %d", finals)
+		}
+		return nil
+	})
+	m, err := w.images()
+	check(w.t, err)
+	newest, err := m.order()
+	if err != nil {
+		w.t.Errorf("CG %d: %v", cg, err)
+	}
+	if newest < w.acked {
+		w.t.Errorf("CG %d follows the reverted CG %d, but shows records to %d only; %d was written before", cg, w.n, newest, w.acked)
+	}
+	w.g.release()
+}
+
+// TestReq15_Req16_Req17_Req18_Req21_ErrorsWhileLinking: a secondary fails when it is told to link while another one
+// links already. Every control is visited, asked, and shows CG n-1, byte for byte; the next CG has the data.
+func TestReq15_Req16_Req17_Req18_Req21_ErrorsWhileLinking(t *testing.T) {
+	long(t)
+	t.Parallel()
+	c := newCluster(t, layout{primaries: 2, secondaries: 2, proxies: true, commandTimeout: 2 * time.Second})
+	h := c.startHosts(3)
+	g := newGates(c)
+	s2 := c.secondaries[1]
+	for _, f := range []struct {
+		name   string
+		linked bool // on the second secondary, by the time of the visit
+		fail   func(w *halfway)
+	}{
+		{"killed", false, func(w *halfway) {
+			s2.kill()
+			c.proxies[1].cut()
+			c.awaitEntry("s2 found unreachable", w.seen, func(e manager.Entry) bool {
+				return e.Kind == manager.EntryUnreachable && e.Control == c.managed(1) && e.CG == w.n
+			})
+			s2.launch()
+		}},
+		{"disconnected", false, func(*halfway) { c.proxies[1].cut() }},
+		{"silent", true, func(w *halfway) { // it gets LINK, and does it only after the manager gave up
+			s2.pause()
+			g.hold(w.n, wire.TypeLink, 1)
+			c.awaitEntry("the revert", w.seen, func(e manager.Entry) bool { return e.Kind == manager.EntryReverted && e.CG == w.n })
+			s2.resume()
+		}},
+	} {
+		w := linkHalf(c, g, h)
+		f.fail(w)
+		// The frame that waited is lost with its connection, or was passed; later ones wait.
+		g.hold(w.n, wire.TypeLink, 1)
+		w.visits(true, f.linked)
+		w.settled(w.before)
+		w.goOn()
+		t.Logf("%s at LINK of CG %d: reverted to %d", f.name, w.n, w.before)
+	}
+	c.awaitCutAfter(h.stop(t))
+	c.compare()
+}
+
+// TestReq19_Req21_LastAnswerLost: every secondary has linked, and the answer of the last one is lost. All of it is
+// taken back: nothing was released.
+func TestReq19_Req21_LastAnswerLost(t *testing.T) {
+	long(t)
+	t.Parallel()
+	c := newCluster(t, layout{primaries: 2, secondaries: 2, proxies: true})
+	h := c.startHosts(4)
+	g := newGates(c)
+	w := linkHalf(c, g, h)
+	g.loseNext(wire.TypeLinked, 1)
+	g.hold(w.n, wire.TypeLink, 0, 1)
+	w.visits(true, true)
+	w.settled(w.before)
+	w.goOn()
+	c.awaitCutAfter(h.stop(t))
+	c.compare()
+}
+
+// TestReq20_DecisionLogLost: the manager is killed in the middle of a CG and its decision log deleted. It recovers
+// by the decision table, from what the secondary controls say.
+func TestReq20_DecisionLogLost(t *testing.T) {
+	long(t)
+	t.Parallel()
+	c := newCluster(t, layout{primaries: 2, secondaries: 2, proxies: true})
+	h := c.startHosts(5)
+	g := newGates(c)
+
+	t.Log("none revertible")
+	{
+		h.awaitRecords(t, 20)
+		g.hold(c.point()+1, wire.TypeLink, 0, 1) // nothing is linked while the manager is killed
+		n := g.awaitWaiting(c.point(), wire.TypeLink, 0, 1)
+		c.restartManager(true)
+		c.planned(manager.PlanNothing)
+		g.release()
+		c.awaitPoint("CGs", func(s manager.Status) bool { return s.RecoveryPoint != nil && *s.RecoveryPoint > n })
+	}
+	t.Log("some revertible, others at the CG before")
+	{
+		w := linkHalf(c, g, h)
+		c.restartManager(true)
+		c.planned(manager.PlanRevert)
+		g.hold(w.n, wire.TypeLink, 1)
+		w.settled(w.before)
+		w.goOn()
+	}
+	t.Log("all revertible")
+	{
+		w := linkAll(c, g, h)
+		c.restartManager(true)
+		c.planned(manager.PlanRevert)
+		w.settled(w.before)
+		g.hold(1<<62, wire.TypeRelease, 0, 1)
+		w.goOn()
+	}
+	t.Log("all revertible, but the log is there")
+	{
+		w := linkAll(c, g, h)
+		c.restartManager(false)
+		g.hold(1<<62, wire.TypeRelease, 0, 1)
+		w.settled(w.n)
+		w.before = w.n
+		w.goOn()
+	}
+	t.Log("some revertible, all at one CG")
+	{
+		w := linkAll(c, g, h)
+		g.hold(w.n, wire.TypeRelease, 0) // final there
+		c.awaitState(0, "FINAL on the first secondary", func(s target.GroupStatus) bool { return s.Final == w.n })
+		c.restartManager(true)
+		c.planned(manager.PlanCommit)
+		g.hold(1<<62, wire.TypeRelease, 0, 1)
+		w.settled(w.n)
+		w.before = w.n
+		w.goOn()
+	}
+	c.awaitCutAfter(h.stop(t))
+	c.compare()
+}
+
+// linkAll waits until a CG is decided: linked everywhere, RELEASE waits on its way.
+func linkAll(c *cluster, g *gates, h *hosts) *halfway {
+	c.t.Helper()
+	w := linkHalf(c, g, h)
+	g.hold(w.before, wire.TypeRelease, 0, 1)
+	g.hold(w.n, wire.TypeLink, 0, 1)
+	if n := g.awaitWaiting(w.before, wire.TypeRelease, 0, 1); n != w.n {
+		c.t.Fatalf("RELEASE of CG %d, want %d", n, w.n)
+	}
+	return w
+}
+
+// restartManager kills the manager, and perhaps its decision log.
+func (c *cluster) restartManager(lose bool) {
+	c.t.Helper()
+	c.manager.kill()
+	for _, p := range c.proxies {
+		p.cut() // what waits there is lost, too
+	}
+	if lose {
+		check(c.t, os.Remove(filepath.Join(c.dir, "m1", node.DecisionLogFile)))
+	}
+	c.manager.launch()
+}
+
+// planned wants the newest manager's plan.
+func (c *cluster) planned(want manager.PlanAction) {
+	c.t.Helper()
+	all := c.awaitEntry("a plan", c.lastStart(), func(e manager.Entry) bool { return e.Kind == manager.EntryPlan })
+	if plan := all[len(all)-1]; !strings.HasPrefix(plan.Did, string(want)+":") {
+		c.t.Errorf("plan %+v, want %q", plan, want)
+	}
+}
+
+// lastStart is where the audit log of the newest manager begins, after it has begun.
+func (c *cluster) lastStart() (at int) {
+	c.t.Helper()
+	c.awaitManager()
+	all, err := c.entries()
+	check(c.t, err)
+	for i, e := range all {
+		if e.Kind == manager.EntryStart {
+			at = i
+		}
+	}
+	return at
+}
+
+// awaitManager waits until the manager answers.
+func (c *cluster) awaitManager() {
+	c.t.Helper()
+	c.awaitPoint("the manager", func(manager.Status) bool { return true })
+}
