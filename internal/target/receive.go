@@ -15,8 +15,6 @@ func (s *session) take(h wire.Header, body []byte) error {
 		return fromEngine(err)
 	case !h.Type.InStream():
 		return unexpected(h)
-	case h.Sequence <= s.applied: // sent again although it had arrived
-		return s.link.conn.SkipPayload()
 	case h.Sequence != s.applied+1:
 		return refuse(wire.CodeProtocol, "%v frame %d: stream sequence is %d, expected %d", h.Type, h.Number, h.Sequence, s.applied+1)
 	case h.Type == wire.TypeUpdates:
