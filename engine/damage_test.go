@@ -219,7 +219,7 @@ func TestDamagedBytes(t *testing.T) {
 		for at := p.first; at < p.first+p.blocks; at++ {
 			good := d.block(d.devs, at)
 			for i := 0; i < BlockSize; i++ {
-				if i >= 128 && i < BlockSize-8 && i%67 != 0 {
+				if i >= 96 && i < BlockSize-8 && i%131 != 0 {
 					continue
 				}
 				bad := bytes.Clone(good)
@@ -340,6 +340,28 @@ func TestEveryBitIsCovered(t *testing.T) {
 				t.Fatalf("%s: accepted with bit %d of byte %d flipped", what, bit%8, bit/8)
 			}
 			b[bit/8] ^= 1 << (bit % 8)
+		}
+	}
+}
+
+// TestTruncatedDevice: a device that became smaller is refused by name, wherever it was cut.
+func TestTruncatedDevice(t *testing.T) {
+	d := newDamaged(t)
+	full := make([]byte, 8<<20)
+	d.devs.ReadAt(0, full, 0)
+	second := make([]byte, 4<<20)
+	d.devs.ReadAt(1, second, 0)
+	for _, sizes := range [][2]int64{{8<<20 - BlockSize, 4 << 20}, {8 << 20, 4<<20 - BlockSize}, {1 << 20, 4 << 20}, {BlockSize, 4 << 20}, {8 << 20, 2 * BlockSize}} {
+		devs := ringtest.MustNew(ringtest.Options{Seed: 63}, ringtest.Spec{Size: sizes[0]}, ringtest.Spec{Size: sizes[1]})
+		devs.WriteAt(0, full[:sizes[0]], 0)
+		devs.WriteAt(1, second[:sizes[1]], 0)
+		cut := 0
+		if sizes[1] < 4<<20 {
+			cut = 1
+		}
+		_, err := Open(devs, Options{Manual: true})
+		if path := devs.Info()[cut].Path; err == nil || !strings.HasPrefix(err.Error(), path+" holds") {
+			t.Errorf("sizes %v: %v", sizes, err)
 		}
 	}
 }

@@ -249,3 +249,25 @@ func TestJournalTail(t *testing.T) {
 		}
 	}
 }
+
+// TestPieceBehindATornEnd: a piece that overtook the one before it is passed over, unless it says that that one had been flushed.
+func TestPieceBehindATornEnd(t *testing.T) {
+	for durable := range uint64(3) {
+		devs := ringtest.MustNew(ringtest.Options{Seed: 74}, ringtest.Spec{Size: 8 << 20})
+		if _, err := Format(devs, historyFormat()); err != nil {
+			t.Fatal(err)
+		}
+		z, _, err := planLayout(devs.Info(), historyFormat())
+		if err != nil {
+			t.Fatal(err)
+		}
+		records := appendRecord(make([]byte, pieceHeader), record{kind: recGroup, group: 1, name: "g"})
+		n := uint32(len(records) - pieceHeader)
+		out := sealPiece(append(records, make([]byte, BlockSize)...), UUID{1}, &piece{seq: 3, prev: 99, durable: durable, length: n})
+		devs.WriteAt(0, out, blocksToBytes(z.journal+300))
+		rep, err := Check(devs, CheckOptions{})
+		if err != nil || rep.Pieces != 0 || (durable >= 1) != (len(rep.Damage) == 1) {
+			t.Errorf("piece 1 is missing, piece 3 says that pieces up to %d were flushed: %+v %v", durable, rep, err)
+		}
+	}
+}
