@@ -33,13 +33,22 @@ type checkDamage struct {
 	Redundant bool `json:"redundant"`
 }
 
+// String puts the place first, if the damage has one.
+func (d checkDamage) String() string {
+	effect := "lost"
+	if d.Redundant {
+		effect = "another copy is good"
+	}
+	s := fmt.Sprintf("%s: %s (%s)", d.Structure, d.Text, effect)
+	if d.Device != "" {
+		s = fmt.Sprintf("%s, byte %d: %s", d.Device, d.Offset, s)
+	}
+	return s
+}
+
 func (r checkReport) writeText(w io.Writer) error {
 	for _, d := range r.Damage {
-		effect := "lost"
-		if d.Redundant {
-			effect = "another copy is good"
-		}
-		if _, err := fmt.Fprintf(w, "%s, byte %d: %s: %s (%s)\n", d.Device, d.Offset, d.Structure, d.Text, effect); err != nil {
+		if _, err := fmt.Fprintln(w, d); err != nil {
 			return err
 		}
 	}

@@ -77,7 +77,7 @@ func listVolumes(_ context.Context, r poolRequest) (volumes []volumeInfo, err er
 		return nil, err
 	}
 	if len(report.Damage) > 0 {
-		return nil, fmt.Errorf("the pool is damaged: %+v", report.Damage[0])
+		return nil, fmt.Errorf("the pool is damaged: %v", damageOf(report.Damage[0], false))
 	}
 	for _, g := range report.Groups {
 		for _, v := range g.Volumes {
@@ -114,12 +114,16 @@ func checkPool(_ context.Context, r checkRequest, report progressFunc) (out chec
 	out = checkReport{OK: found.OK(), Structures: found.Structures, DataBlocks: found.Scanned}
 	add := func(findings []engine.Finding, redundant bool) {
 		for _, f := range findings {
-			out.Damage = append(out.Damage, checkDamage{Structure: f.Structure, Device: f.Device, Offset: f.Offset, Text: f.Text, Redundant: redundant})
+			out.Damage = append(out.Damage, damageOf(f, redundant))
 		}
 	}
 	add(found.Damage, false)
 	add(found.Repairable, true)
 	return out, nil
+}
+
+func damageOf(f engine.Finding, redundant bool) checkDamage {
+	return checkDamage{Structure: f.Structure, Device: f.Device, Offset: f.Offset, Text: f.Text, Redundant: redundant}
 }
 
 // dumpPool prints one structure of a pool that no secondary control has open.
