@@ -54,6 +54,7 @@ func engineCode(err error) wire.ErrorCode {
 		{engine.ErrState, wire.CodeState},
 		{engine.ErrDropped, wire.CodeState},
 		{engine.ErrPoolFull, wire.CodePoolFull},
+		{engine.ErrJournalFull, wire.CodePoolFull}, // no room, and it passes
 		{engine.ErrClosed, wire.CodeShuttingDown},
 	} {
 		if errors.Is(err, m.is) {
