@@ -1,0 +1,187 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/farside-storage/farside/internal/loopdev"
+	"github.com/farside-storage/farside/internal/testtool"
+	"github.com/farside-storage/farside/manager"
+)
+
+// onLoopDevices gives layout loop devices.
+func onLoopDevices(t testing.TB) func(size int64, sector int) string {
+	dir := folder(t)
+	return func(size int64, sector int) string {
+		return loopdev.ForTest(t, dir, size, loopdev.Options{BlockSize: sector}).Path
+	}
+}
+
+// uri is how libnbd names an export.
+func uri(address, export string) string {
+	return "nbd+unix:///" + export + "?socket=" + strings.TrimPrefix(address, "unix:")
+}
+
+// load is fio that writes and verifies through NBD.
+type load struct {
+	t    testing.TB
+	cmd  *exec.Cmd
+	out  string
+	done chan error
+}
+
+// startFio writes every block of half the volume once, in random order, then reads all back and verifies.
+func startFio(t testing.TB, v *volume, dir string, seed, size int64) *load {
+	t.Helper()
+	name := fmt.Sprintf("fio-%s-%d", v.name, seed)
+	l := &load{t: t, out: filepath.Join(dir, name+".json"), done: make(chan error, 1)}
+	l.cmd = exec.Command(testtool.Need(t, "fio", "fio"), "--name="+name, "--ioengine=nbd", "--uri="+uri(v.host, v.export), "--rw=randwrite",
+		"--bs=4k", "--iodepth=16", fmt.Sprintf("--size=%d", size), fmt.Sprintf("--randseed=%d", seed), "--rate_iops=3000",
+		"--verify=crc32c", "--do_verify=1", "--verify_fatal=1", "--group_reporting", "--output-format=json", "--output="+l.out)
+	l.cmd.Dir = dir
+	l.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	check(t, spawn(l.cmd))
+	go func() { l.done <- l.cmd.Wait() }()
+	t.Cleanup(func() {
+		select {
+		case <-l.done:
+		default:
+			l.cmd.Process.Kill()
+			<-l.done
+		}
+	})
+	return l
+}
+
+// running says whether fio has not ended.
+func (l *load) running() bool {
+	select {
+	case err := <-l.done:
+		l.done <- err
+		return false
+	default:
+		return true
+	}
+}
+
+// wait returns whether fio wrote and verified everything.
+func (l *load) wait() error {
+	err := <-l.done
+	l.done <- err
+	text, rerr := os.ReadFile(l.out)
+	if err != nil || rerr != nil {
+		return fmt.Errorf("fio: %v, %v\n%s", err, rerr, text)
+	}
+	var report struct {
+		Jobs []struct {
+			Error       int
+			Read, Write struct {
+				TotalIOs int64 `json:"total_ios"`
+			}
+		}
+	}
+	if err := json.Unmarshal(text, &report); err != nil {
+		return fmt.Errorf("fio's report: %w\n%s", err, text)
+	}
+	for _, j := range report.Jobs {
+		if j.Error != 0 || j.Write.TotalIOs == 0 || j.Read.TotalIOs < j.Write.TotalIOs {
+			return fmt.Errorf("fio: error %d, %d writes, %d verified", j.Error, j.Write.TotalIOs, j.Read.TotalIOs)
+		}
+	}
+	if len(report.Jobs) == 0 {
+		return fmt.Errorf("fio did nothing: %s", text)
+	}
+	return nil
+}
+
+// TestReq01_Req08_LoopDevices replicates two volumes on loop devices to two pools on loop devices with sectors of 4 KiB,
+// while fio writes and verifies. Each role is killed under that load. Hosts notice only that of the primary
+// that serves them. At the end each copy equals its primary.
+func TestReq01_Req08_LoopDevices(t *testing.T) {
+	long(t)
+	testtool.NeedRoot(t)
+	testtool.Need(t, "fio", "fio")
+	qemu := testtool.Need(t, "qemu-img", "qemu-utils")
+	t.Parallel()
+	const size = 64 << 20
+	c := newCluster(t, layout{primaries: 1, secondaries: 2, volumeSize: size, poolSize: 512 << 20, device: onLoopDevices(t), interval: 200 * time.Millisecond})
+	dir := folder(t)
+	rng := seed(t)
+
+	var loads []*load
+	for i, v := range c.volumes {
+		loads = append(loads, startFio(t, v, dir, int64(i+1), size/2))
+	}
+	for _, p := range []*process{c.secondaries[0], c.manager, c.secondaries[1]} {
+		c.killUnderLoad(p, loads)
+		delay(rng, 300*time.Millisecond)
+	}
+	for _, l := range loads {
+		if err := l.wait(); err != nil {
+			t.Error(err)
+		}
+	}
+	// A host of a primary that dies gets errors. What it writes afterwards, it can verify.
+	victim := startFio(t, c.volumes[0], dir, 11, size/2)
+	await(t, "writes of fio", func() error {
+		if s, err := os.ReadFile(filepath.Join("/proc", fmt.Sprint(victim.cmd.Process.Pid), "net/unix")); err != nil || len(s) == 0 {
+			return fmt.Errorf("fio has not begun: %v", err)
+		}
+		return nil
+	})
+	c.killUnderLoad(c.primaries[0], []*load{victim})
+	if err := victim.wait(); err == nil {
+		t.Error("fio did not notice that the primary was killed")
+	}
+	if err := startFio(t, c.volumes[0], dir, 12, size/4).wait(); err != nil {
+		t.Error(err)
+	}
+	cg := c.awaitCutAfter(time.Now())
+	for _, v := range c.volumes {
+		out := tool(t, qemu, "compare", "-f", "raw", "-F", "raw", uri(v.host, v.export), uri(v.replica, v.export))
+		t.Logf("CG %d, %s: %s", cg, v.name, strings.TrimSpace(out))
+	}
+	c.nbdcopyEquals()
+}
+
+// killUnderLoad kills a role while all loads run, starts it again, and waits for a CG after that.
+func (c *cluster) killUnderLoad(p *process, loads []*load) {
+	c.t.Helper()
+	before := c.point()
+	for _, l := range loads {
+		if !l.running() {
+			c.t.Errorf("fio had ended before %s was killed: %v", p.name, l.wait())
+		}
+	}
+	p.kill()
+	p.launch()
+	s := c.awaitPoint("a CG after "+p.name+" was killed", func(s manager.Status) bool { return s.RecoveryPoint != nil && *s.RecoveryPoint > before })
+	c.t.Logf("killed %s at CG %d, went on with CG %d", p.name, before, *s.RecoveryPoint)
+}
+
+// nbdcopyEquals copies both sides with nbdcopy, and wants the same bytes.
+func (c *cluster) nbdcopyEquals() {
+	c.t.Helper()
+	nbdcopy := testtool.Need(c.t, "nbdcopy", "libnbd-bin")
+	dir := folder(c.t)
+	for _, v := range c.volumes {
+		var both images
+		for i, from := range []string{v.host, v.replica} {
+			to := filepath.Join(dir, fmt.Sprint(v.name, i))
+			tool(c.t, nbdcopy, uri(from, v.export), to)
+			b, err := os.ReadFile(to)
+			check(c.t, err)
+			both = append(both, b)
+		}
+		if d := both[:1].differ(both[1:]); d != "" || len(both[0]) != len(both[1]) {
+			c.t.Errorf("nbdcopy of %s: %d and %d bytes, %s", v.name, len(both[0]), len(both[1]), d)
+		}
+	}
+}
