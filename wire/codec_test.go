@@ -117,6 +117,12 @@ func genMessage(t *rapid.T, ty Type) Message {
 			v.Size = BlockSize * rapid.Uint64Range(1, MaxBlocks-1).Draw(t, "blocks")
 		}
 		return v
+	case TypeGroupChange:
+		g := &GroupChange{Group: genName(t, "group"), Action: rapid.SampledFrom([]GroupAction{GroupPause, GroupResume, GroupSet}).Draw(t, "action")}
+		if g.Action == GroupSet {
+			g.JSON = rapid.SliceOfN(rapid.Byte(), 1, 100).Draw(t, "json")
+		}
+		return g
 	case TypePing:
 		return &Ping{Token: genU64(t)}
 	case TypePong:
@@ -151,7 +157,7 @@ func TestTypesAreTheirStructs(t *testing.T) {
 			t.Error("nobody may send it")
 		}
 	})
-	if n := int(TypeVolume) + 1; len(types) != n {
+	if n := int(TypeGroupChange) + 1; len(types) != n {
 		t.Errorf("the table has %d types, there are %d", len(types), n)
 	}
 }
@@ -274,6 +280,10 @@ func TestRefusedFields(t *testing.T) {
 		{"volume without a size", TypeVolume, "size", 6, encodeRaw("g", "n", uint64(0), uint8(0))},
 		{"volume deleted with a size", TypeVolume, "size", 6, encodeRaw("g", "n", uint64(BlockSize), uint8(1))},
 		{"volume of part of a block", TypeVolume, "size", 6, encodeRaw("g", "n", uint64(BlockSize+1), uint8(0))},
+		{"no action", TypeGroupChange, "action", 3, encodeRaw("g", uint8(0), uint32(0))},
+		{"action past the last", TypeGroupChange, "action", 3, encodeRaw("g", uint8(4), uint32(0))},
+		{"set without tunables", TypeGroupChange, "json", 4, encodeRaw("g", uint8(GroupSet), uint32(0))},
+		{"pause with tunables", TypeGroupChange, "json", 4, encodeRaw("g", uint8(GroupPause), uint32(2), 2)},
 		{"json longer than the body", TypeStatus, "json", 0, encodeRaw(uint32(5), 4)},
 		{"json too long", TypeStatus, "json", 0, encodeRaw(uint32(MaxStatus+1), MaxStatus+1)},
 	} {

@@ -148,6 +148,20 @@ func (m *Volume) fields(c *coder) {
 	}
 }
 
+func (m *GroupChange) fields(c *coder) {
+	c.name("group", &m.Group)
+	at := c.pos()
+	c.u8("action", (*uint8)(&m.Action))
+	if m.Action < GroupPause || m.Action > GroupSet {
+		c.fail("action", at, "%d is not an action", m.Action)
+	}
+	at = c.pos()
+	c.bytes("json", &m.JSON, MaxText)
+	if (m.Action == GroupSet) != (len(m.JSON) > 0) {
+		c.fail("json", at, "has %d bytes with %v: only set has tunables, and at least one", len(m.JSON), m.Action)
+	}
+}
+
 func (m *Ping) fields(c *coder) { c.u64("token", &m.Token) }
 func (m *Pong) fields(c *coder) { c.u64("token", &m.Token) }
 

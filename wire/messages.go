@@ -7,7 +7,7 @@ const (
 	RolePrimary Role = iota + 1
 	RoleSecondary
 	RoleManager
-	RoleTool // an operator's command: asks, and keeps the volumes of a secondary
+	RoleTool // an operator's command: asks, keeps the volumes of a secondary, changes the groups of a manager
 )
 
 // Type is a frame's message type. The comments give the direction:
@@ -47,6 +47,7 @@ const (
 	TypePong                        //
 	TypeError                       // any
 	TypeVolume                      // T->S: makes or deletes a volume
+	TypeGroupChange                 // T->M: changes a running group
 )
 
 // UUID identifies a node, an instance of a process, a pool.
@@ -255,6 +256,26 @@ type Volume struct {
 	Group, Name string
 	Size        uint64 // bytes
 	Delete      bool
+}
+
+// GroupAction is what a GroupChange does.
+type GroupAction uint8
+
+const (
+	GroupPause  GroupAction = iota + 1 // forms no CG once the one in progress is final
+	GroupResume                        // ends GroupPause
+	GroupSet                           // changes tunables
+)
+
+// GroupChange changes a group of a manager while it runs. Answered by StatusReply, of the node after the change
+// became durable in the decision log, or Error. To pause a group that is paused changes nothing. It carries no
+// epoch: who asks is an operator, and the manager that is asked must lead the group itself.
+type GroupChange struct {
+	Group  string
+	Action GroupAction
+	// JSON, with GroupSet: an object with the tunables to change, named and written as the manager's
+	// status has them. Those that are not named stay as they are. Else empty.
+	JSON []byte
 }
 
 // Ping shows that its sender lives; Pong with the same token answers it. Conn sends and answers

@@ -56,6 +56,7 @@ var types = [...]struct {
 	TypePong:        {"Pong", isAny, isAny, make1[Pong]},
 	TypeError:       {"Error", isAny, isAny, make1[Error]},
 	TypeVolume:      {"Volume", isT, isS, make1[Volume]},
+	TypeGroupChange: {"GroupChange", isT, isM, make1[GroupChange]},
 }
 
 func make1[M any, P interface {
@@ -80,6 +81,14 @@ func (r Role) String() string {
 		return fmt.Sprintf("role %d", uint8(r))
 	}
 	return names[r]
+}
+
+func (a GroupAction) String() string {
+	names := [...]string{GroupPause: "pause", GroupResume: "resume", GroupSet: "set"}
+	if a == 0 || int(a) >= len(names) {
+		return fmt.Sprintf("group action %d", uint8(a))
+	}
+	return names[a]
 }
 
 // Allowed says whether a peer of role from may send a message of type t to one of role to.
@@ -131,3 +140,4 @@ func (*Ping) Type() Type        { return TypePing }
 func (*Pong) Type() Type        { return TypePong }
 func (*Error) Type() Type       { return TypeError }
 func (*Volume) Type() Type      { return TypeVolume }
+func (*GroupChange) Type() Type { return TypeGroupChange }
