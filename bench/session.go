@@ -73,11 +73,17 @@ func (p *payload) sumOf(mem []byte) uint64 {
 	return p.sum[i]
 }
 
+// journalBytes is 2 % of the device, and enough for two CGs of 10^6 updates where that is less than an eighth of it.
+func journalBytes(device int64) int64 {
+	const two = 64 << 20
+	return max(device/50, min(two, device/8)) / engine.BlockSize * engine.BlockSize
+}
+
 // openSession formats the device, opens the pool and makes a volume of so many blocks; 0: so many
 // that it fills full percent of the pool.
 func openSession(d *device, blocks uint64, full int) (s *session, err error) {
 	devs := d.forPool()
-	if _, err := engine.Format(devs, engine.FormatOptions{Name: "farside-bench"}); err != nil {
+	if _, err := engine.Format(devs, engine.FormatOptions{Name: "farside-bench", JournalBytes: journalBytes(devs.Info()[0].Size)}); err != nil {
 		return nil, err
 	}
 	s = &session{cg: 1, rng: newRandom(3), complete: make(chan uint64, 64),
