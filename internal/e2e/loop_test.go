@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/farside-storage/farside/internal/loopdev"
+	"github.com/farside-storage/farside/internal/target"
 	"github.com/farside-storage/farside/internal/testtool"
 	"github.com/farside-storage/farside/manager"
 )
@@ -43,7 +44,7 @@ func startFio(t testing.TB, v *volume, dir string, seed, size int64) *load {
 	name := fmt.Sprintf("fio-%s-%d", v.name, seed)
 	l := &load{t: t, out: filepath.Join(dir, name+".json"), done: make(chan error, 1)}
 	l.cmd = exec.Command(testtool.Need(t, "fio", "fio"), "--name="+name, "--ioengine=nbd", "--uri="+uri(v.host, v.export), "--rw=randwrite",
-		"--bs=4k", "--iodepth=16", fmt.Sprintf("--size=%d", size), fmt.Sprintf("--randseed=%d", seed), "--rate_iops=3000",
+		"--bs=4k", "--iodepth=16", fmt.Sprintf("--size=%d", size), fmt.Sprintf("--randseed=%d", seed), "--rate_iops=,1200",
 		"--verify=crc32c", "--do_verify=1", "--verify_fatal=1", "--group_reporting", "--output-format=json", "--output="+l.out)
 	l.cmd.Dir = dir
 	l.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -130,9 +131,10 @@ func TestReq01_Req08_LoopDevices(t *testing.T) {
 	}
 	// A host of a primary that dies gets errors. What it writes afterwards, it can verify.
 	victim := startFio(t, c.volumes[0], dir, 11, size/2)
+	written := c.received(0)
 	await(t, "writes of fio", func() error {
-		if s, err := os.ReadFile(filepath.Join("/proc", fmt.Sprint(victim.cmd.Process.Pid), "net/unix")); err != nil || len(s) == 0 {
-			return fmt.Errorf("fio has not begun: %v", err)
+		if now := c.received(0); now < written+100 {
+			return fmt.Errorf("%s has received %d updates, before fio %d", c.secondaries[0].name, now, written)
 		}
 		return nil
 	})
@@ -149,6 +151,14 @@ func TestReq01_Req08_LoopDevices(t *testing.T) {
 		t.Logf("CG %d, %s: %s", cg, v.name, strings.TrimSpace(out))
 	}
 	c.nbdcopyEquals()
+}
+
+// received is how many updates a secondary has taken in.
+func (c *cluster) received(i int) uint64 {
+	c.t.Helper()
+	var s target.Status
+	check(c.t, c.secondaries[i].status(&s))
+	return s.Counters.Updates
 }
 
 // killUnderLoad kills a role while all loads run, starts it again, and waits for a CG after that.

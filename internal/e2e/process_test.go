@@ -64,10 +64,23 @@ func (p *process) kill() {
 	p.cmd = nil
 }
 
-// pause stops the process where it is, until resume.
+// pause stops the process where it is, until resume. The kernel needs a moment: one thread must run to stop
+// the others.
 func (p *process) pause() {
 	p.t.Helper()
 	check(p.t, p.cmd.Process.Signal(syscall.SIGSTOP))
+	await(p.t, p.name+" to stand still", func() error {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.cmd.Process.Pid))
+		for _, path := range threads {
+			stat, rerr := os.ReadFile(path)
+			// pid (name) state ...; the kernel's own workers are named iou-...
+			at := bytes.LastIndex(stat, []byte(") "))
+			if rerr == nil && !bytes.Contains(stat, []byte("(iou-")) && (at < 0 || stat[at+2] != 'T') {
+				err = fmt.Errorf("a thread still runs: %s", stat)
+			}
+		}
+		return err
+	})
 }
 
 func (p *process) resume() {
