@@ -316,7 +316,7 @@ func (n *Node) recorded(r record, err error) {
 }
 
 // ErrUnknownGroup is what the requests of a group that this node does not manage wrap.
-var ErrUnknownGroup = errors.New("unknown group")
+var ErrUnknownGroup = fmt.Errorf("%w: not one of this manager's groups", wire.ErrUnknown)
 
 // errEnded says that the node stopped before it could answer.
 var errEnded = errors.New("manager: the node has stopped")
@@ -336,13 +336,39 @@ func (n *Node) SetSettings(ctx context.Context, group string, s Settings) error 
 	return n.change(ctx, group, SetSettings{s})
 }
 
+// Tune changes the tunables that a JSON object names (see Settings.With) and no others; durable when it returns.
+func (n *Node) Tune(ctx context.Context, group string, object []byte) error {
+	return n.changeBy(ctx, group, func(c *Core) (Event, error) {
+		s, err := c.Settings().With(object)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", err, wire.ErrState)
+		}
+		return SetSettings{s}, nil
+	})
+}
+
 func (n *Node) change(ctx context.Context, group string, ev Event) error {
+	return n.changeBy(ctx, group, func(*Core) (Event, error) { return ev, nil })
+}
+
+// changeBy gives a core the event that event makes for it; the loop calls it, so that nothing changes in between.
+func (n *Node) changeBy(ctx context.Context, group string, event func(*Core) (Event, error)) error {
 	g := n.byGroup[group]
 	if g == nil {
 		return fmt.Errorf("manager: %w %q", ErrUnknownGroup, group)
 	}
 	answer := make(chan error, 1)
-	if !n.post(func() { n.changeNow(g, ev, answer) }) {
+	if !n.post(func() {
+		ev, err := event(g.core)
+		if err == nil && g.core.State() == StateHalted {
+			err = fmt.Errorf("manager: group %s is halted, nothing of it can be changed (%s): %w", group, g.core.stats.halted, wire.ErrState)
+		}
+		if err != nil {
+			answer <- err
+			return
+		}
+		n.changeNow(g, ev, answer)
+	}) {
 		return errEnded
 	}
 	select {

@@ -3,6 +3,8 @@ package manager
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 )
 
@@ -72,26 +74,80 @@ func (s Settings) MarshalJSON() ([]byte, error) {
 
 // UnmarshalJSON reads what MarshalJSON wrote; a missing key is an error, never a silent default.
 func (s *Settings) UnmarshalJSON(b []byte) error {
-	var j settingsJSON
-	if err := json.Unmarshal(b, &j); err != nil {
-		return fmt.Errorf("manager: settings: %w", err)
+	given, err := settingsObject(b)
+	if err != nil {
+		return err
 	}
-	for _, f := range []struct {
-		name string
-		text string
-		to   *time.Duration
-	}{
-		{"interval", j.Interval, &s.Interval},
-		{"coordination_timeout", j.CoordinationTimeout, &s.CoordinationTimeout},
-		{"drain_timeout", j.DrainTimeout, &s.DrainTimeout},
-		{"command_timeout", j.CommandTimeout, &s.CommandTimeout},
-		{"rpo_alert", j.RPOAlert, &s.RPOAlert},
-	} {
-		d, err := time.ParseDuration(f.text)
-		if err != nil {
-			return fmt.Errorf("manager: settings: %s: %w", f.name, err)
+	for _, f := range s.byName() {
+		text, ok := given[f.name]
+		if !ok {
+			return fmt.Errorf("manager: settings: %s is missing", f.name)
 		}
-		*f.to = d
+		if err := f.parse(text); err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+// With returns the settings with those changed that a JSON object names, written as MarshalJSON does. The others stay
+// as they are. A name that is not known and a value out of range are errors, and change nothing.
+func (s Settings) With(object []byte) (Settings, error) {
+	given, err := settingsObject(object)
+	if err != nil {
+		return Settings{}, err
+	}
+	next := s
+	var known []string
+	for _, f := range next.byName() {
+		known = append(known, f.name)
+		if text, ok := given[f.name]; ok {
+			if err := f.parse(text); err != nil {
+				return Settings{}, err
+			}
+			delete(given, f.name)
+		}
+	}
+	if len(given) > 0 {
+		return Settings{}, fmt.Errorf("manager: no setting is called %q; known are %q", slices.Sorted(maps.Keys(given))[0], known)
+	}
+	return next, next.Validate()
+}
+
+// settingsObject reads a JSON object whose values are strings.
+func settingsObject(b []byte) (map[string]string, error) {
+	var given map[string]*string
+	if err := json.Unmarshal(b, &given); err != nil {
+		return nil, fmt.Errorf("manager: settings: %w", err)
+	}
+	out := map[string]string{}
+	for name, text := range given {
+		if text == nil {
+			return nil, fmt.Errorf("manager: settings: %q is null: write a duration such as \"50ms\"", name)
+		}
+		out[name] = *text
+	}
+	return out, nil
+}
+
+// namedSetting is one field of Settings under its name in JSON.
+type namedSetting struct {
+	name string
+	to   *time.Duration
+}
+
+func (s *Settings) byName() []namedSetting {
+	return []namedSetting{
+		{"interval", &s.Interval}, {"coordination_timeout", &s.CoordinationTimeout}, {"drain_timeout", &s.DrainTimeout},
+		{"command_timeout", &s.CommandTimeout}, {"rpo_alert", &s.RPOAlert},
+	}
+}
+
+func (f namedSetting) parse(text string) error {
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		return fmt.Errorf("manager: settings: %s: %w", f.name, err)
+	}
+	*f.to = d
 	return nil
 }

@@ -14,7 +14,10 @@ import (
 // maxTools is how many connections of tools are served at a time; more are closed at once.
 const maxTools = 64
 
-// serveTools answers Status to whoever dials.
+// changeTimeout bounds the wait for the decision log to take a tool's change.
+const changeTimeout = 10 * time.Second
+
+// serveTools answers whoever dials: Status, and changes of groups.
 func (n *Node) serveTools(ctx context.Context) {
 	stop := context.AfterFunc(ctx, func() { n.listener.Close() })
 	defer stop()
@@ -66,10 +69,17 @@ func (n *Node) answerTool(ctx context.Context, conn *wire.Conn) error {
 		return tellWhy(conn, err)
 	}
 	m, err := wire.Decode(h.Type, body)
-	if err == nil && m.Type() != wire.TypeStatus {
-		err = fmt.Errorf("manager: %w: a manager answers Status only, not %v", wire.ErrRefused, h.Type)
-	}
 	if err != nil {
+		return errors.Join(err, conn.Abort(wire.Refusal(err, h.Number, "", 0)))
+	}
+	switch m := m.(type) {
+	case *wire.Status:
+	case *wire.GroupChange:
+		if err := n.changeGroup(ctx, conn, m); err != nil {
+			return n.refuseTool(conn, wire.Refusal(err, h.Number, m.Group, 0))
+		}
+	default:
+		err := fmt.Errorf("manager: %w: a manager answers Status and GroupChange only, not %v", wire.ErrRefused, h.Type)
 		return errors.Join(err, conn.Abort(wire.Refusal(err, h.Number, "", 0)))
 	}
 	b, err := n.statusJSON(ctx)
@@ -77,6 +87,31 @@ func (n *Node) answerTool(ctx context.Context, conn *wire.Conn) error {
 		return errors.Join(err, conn.Abort(wire.Refusal(err, h.Number, "", 0)))
 	}
 	return conn.WriteMessage(&wire.StatusReply{JSON: b})
+}
+
+// changeGroup carries an operator's change out; it returns when the change is durable.
+func (n *Node) changeGroup(ctx context.Context, conn *wire.Conn, m *wire.GroupChange) error {
+	ctx, cancel := context.WithTimeout(ctx, changeTimeout)
+	defer cancel()
+	var err error
+	switch m.Action {
+	case wire.GroupPause:
+		err = n.Pause(ctx, m.Group)
+	case wire.GroupResume:
+		err = n.Resume(ctx, m.Group)
+	case wire.GroupSet:
+		err = n.Tune(ctx, m.Group, m.JSON)
+	}
+	n.log.Info("group change", "peer", conn.Peer().Node, "group", m.Group, "action", m.Action.String(), "settings", string(m.JSON), "error", err)
+	return err
+}
+
+// refuseTool tells a tool of a refusal; an error ends the connection.
+func (n *Node) refuseTool(conn *wire.Conn, e *wire.Error) error {
+	if e.Code.EndsConnection() {
+		return errors.Join(e.Code.Err(), conn.Abort(e))
+	}
+	return conn.WriteMessage(e)
 }
 
 // tellWhy ends a connection on which reading failed; a peer whose frame was wrong is told.
