@@ -39,7 +39,36 @@ func (c *control) startCompletions() {
 				l.tables = append(l.tables, t)
 			}
 		}
+		if err := c.fits(l); err != nil {
+			c.refuse(g, l, err)
+			continue
+		}
 		c.completions = append(c.completions, &completion{g: g, cg: l})
+	}
+}
+
+// fits says whether the tables of a CG can be journaled at all: however empty the journal is, its own first part would
+// hold the tail. Waiting for room that cannot come would hold the group up for ever.
+func (c *control) fits(l *liveCG) error {
+	need := uint64(1)
+	for _, t := range l.tables {
+		need += bytesToBlocks(uint64(t.n)*partEntrySize+uint64(len(t.zeroed))*rangeSize) + 2
+	}
+	need += need / (pieceMaxBlocks - 1) // headers, and what is lost between pieces
+	if most := c.journal.capacity(); need > most {
+		return fmt.Errorf("CG %d: %w: its tables need %d bytes of journal, which has room for %d; format with a larger journal",
+			l.cg, ErrCGTooLarge, blocksToBytes(need), blocksToBytes(most))
+	}
+	return nil
+}
+
+// refuse forgets a CG that can never become complete, and says so.
+func (c *control) refuse(g *Group, l *liveCG, err error) {
+	err = fmt.Errorf("group %s: %w", g.name, err)
+	c.pool.opts.Logger.Error("CG refused", "error", err)
+	c.pool.releaseTables(l.tables)
+	if f := c.pool.opts.OnRefused; f != nil {
+		f(g.name, l.cg, err)
 	}
 }
 

@@ -11,6 +11,8 @@ var (
 	// ErrJournalFull: no room for the command, because a CG of some group is complete and has been neither released nor
 	// discarded for long. It passes when it is.
 	ErrJournalFull = errors.New("journal is full")
+	// ErrCGTooLarge: the tables of a CG do not fit into the journal, however empty it is.
+	ErrCGTooLarge = errors.New("CG is too large for the journal")
 	// ErrStaleEpoch: a command of a manager that has been replaced.
 	ErrStaleEpoch = errors.New("stale epoch")
 	// ErrState: the command does not fit the state of the CG.

@@ -161,6 +161,11 @@ func (j *journal) buffer() []byte {
 // used is how many blocks the ring holds that may not be overwritten.
 func (j *journal) used() uint64 { return j.next.block - j.tail }
 
+// capacity is how many blocks of table parts fit into an empty journal.
+func (j *journal) capacity() uint64 {
+	return (j.size - 2*pieceMaxBlocks - controlReserve) * pieceMaxBlocks / (pieceMaxBlocks + 1)
+}
+
 // room says whether table parts of n blocks fit and leave the reserve.
 func (j *journal) room(n uint64) bool {
 	// A piece that does not fit before the end of the ring wastes what is left there.

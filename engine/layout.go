@@ -20,8 +20,8 @@ type FormatOptions struct {
 	// ExtentBlocks is the number of blocks a writer reserves at once: a power of two, at
 	// least 64. 0: 1024 (4 MiB).
 	ExtentBlocks uint32
-	// JournalBytes: 0 chooses 2 % of the first device, 2 MiB to 16 GiB. A CG needs 24 bytes of
-	// journal per updated block, and twice its need must fit.
+	// JournalBytes: 0 chooses 2 % of the pool, 2 MiB to 16 GiB, at most a quarter of the first device. A CG needs
+	// 24 bytes of journal per updated block: 2 % are enough for a CG that fills the pool.
 	JournalBytes int64
 	// VirtualBytes is how much virtual space the table area can describe if it is
 	// densely written. 0: four times the pool. Sparse volumes may be larger than that.
@@ -55,7 +55,7 @@ func planLayout(info []ring.DeviceInfo, o FormatOptions) (zones, []poolDevice, e
 	z.tablePairs = tablePages(virtual) + 64 // each volume rounds up
 	z.rootBlocks = 1 + catalogBlocks + bytesToBlocks(z.tablePairs*8)
 	z.journal = z.root + 2*z.rootBlocks
-	z.journalLen = min(max(devices[0].blocks/50, minJournalBlocks), maxJournalBlocks)
+	z.journalLen = min(max(total/50, minJournalBlocks), maxJournalBlocks, devices[0].blocks/4)
 	if o.JournalBytes != 0 {
 		z.journalLen = uint64(o.JournalBytes) / BlockSize
 		if o.JournalBytes < 0 || z.journalLen < minJournalBlocks || z.journalLen > MaxPoolBlocks {

@@ -29,6 +29,9 @@ type Options struct {
 	// acknowledging. Both run on the control loop and must not block.
 	OnComplete func(group string, cg uint64)
 	OnFailure  func(error)
+	// OnRefused is told of a CG that was sealed on every volume and can never become complete: it was forgotten, its
+	// updates must be sent again in smaller CGs. It runs on the control loop, too.
+	OnRefused func(group string, cg uint64, err error)
 	// Logger gets control-plane events; nil: none.
 	Logger *slog.Logger
 }

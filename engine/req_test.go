@@ -653,3 +653,38 @@ func TestDeleteVolume(t *testing.T) {
 	r.want(r.vol("g", "v"), 5, 9)
 	r.close()
 }
+
+// TestCGTooLargeForTheJournal is refused at once and said: waiting for room would hold the group up for ever. The group
+// goes on with a smaller one.
+func TestCGTooLargeForTheJournal(t *testing.T) {
+	r := newRig(t, 29, 32<<20)
+	r.close()
+	if _, err := Format(r.devs, FormatOptions{ExtentBlocks: 64, JournalBytes: 2 << 20}); err != nil {
+		t.Fatal(err)
+	}
+	r.open()
+	var refused error
+	r.pool.opts.OnRefused = func(_ string, _ uint64, err error) { refused = err }
+	v := r.volume("g", "v", 1<<20)
+	for b := VBlock(0); b < 50000; b += maxPointZeroes {
+		if err := r.w.Zero(v, 1, b, maxPointZeroes); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.put(v, 1, 60000, 1)
+	r.seal(1, v)
+	if !errors.Is(refused, ErrCGTooLarge) || r.state(v.group).Complete != 0 {
+		t.Fatalf("refused with %v; %+v", refused, r.state(v.group))
+	}
+	if r.used() != 0 {
+		t.Fatalf("%d blocks of the refused CG are still used", r.used())
+	}
+	for b := VBlock(0); b < 40000; b += maxPointZeroes {
+		if err := r.w.Zero(v, 2, b, maxPointZeroes); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.seal(2, v)
+	r.commit(v.group, 2)
+	r.close()
+}

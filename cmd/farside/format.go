@@ -51,7 +51,7 @@ overwrites it. A device in use is always refused.`,
 	flags.register(f)
 	f.StringVar(&name, "pool", "farside", "name of the pool, for people")
 	f.StringVar(&extent, "extent", "0", "bytes that a writer reserves at once (0: 4MiB)")
-	f.StringVar(&journal, "journal", "0", "bytes of the journal (0: 2 % of the first device, 2MiB to 16GiB)")
+	f.StringVar(&journal, "journal", "0", "bytes of the journal (0: 2 % of the pool, 2MiB to 16GiB)")
 	f.StringVar(&virtual, "virtual", "0", "virtual bytes that the pointer tables can describe (0: four times the pool)")
 	f.StringVar(&create, "create", "", "make files of this size where a path does not exist")
 	f.BoolVar(&force, "force", false, "destroy what the devices hold")

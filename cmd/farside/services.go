@@ -11,6 +11,7 @@ import (
 	"github.com/farside-storage/farside/engine"
 	"github.com/farside-storage/farside/internal/config"
 	"github.com/farside-storage/farside/internal/node"
+	"github.com/farside-storage/farside/manager"
 	"github.com/farside-storage/farside/wire"
 )
 
@@ -23,6 +24,10 @@ type services struct {
 
 	// status asks the node at the address for its JSON document.
 	status func(ctx context.Context, at config.Address) ([]byte, error)
+
+	// group asks the manager at the address to change a group, with nil only for its state. The state is that after
+	// the change.
+	group func(ctx context.Context, at config.Address, change *wire.GroupChange) (manager.NodeStatus, error)
 
 	// format makes a pool. The devices were looked at already.
 	format func(ctx context.Context, r formatRequest, report progressFunc) (poolInfo, error)
@@ -50,7 +55,7 @@ type services struct {
 func production() services {
 	return services{
 		secondary: node.Secondary, primary: node.Primary, manager: node.Manager,
-		status: wireStatus,
+		status: wireStatus, group: wireGroup,
 		format: formatPool, listVolumes: listVolumes, createVolume: createVolume, deleteVolume: deleteVolume,
 		check: checkPool, dump: dumpPool,
 		bench: runBench, demo: runDemo,

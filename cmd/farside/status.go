@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
 	"github.com/farside-storage/farside/internal/config"
@@ -128,37 +127,7 @@ func (r statusReport) failed() error {
 }
 
 // wireStatus asks a node over the replication protocol.
-func wireStatus(ctx context.Context, at config.Address) (document []byte, err error) {
-	conn, err := wire.Dial(ctx, at.String(), wire.Options{})
-	if err != nil {
-		return nil, err
-	}
-	// Reading ends when the connection is closed: the deadline closes it.
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	defer func() {
-		if stop() {
-			_ = conn.Close() // the answer is here, or an error that tells more
-		} else if err != nil {
-			err = fmt.Errorf("no answer in time: %w", errors.Join(ctx.Err(), err))
-		}
-	}()
-	if _, err := conn.Handshake(wire.Hello{Role: wire.RoleTool, Node: "farside-status", Instance: wire.UUID(uuid.New())}); err != nil {
-		return nil, err
-	}
-	if err := conn.WriteMessage(&wire.Status{}); err != nil {
-		return nil, err
-	}
-	header, body, err := conn.Next()
-	if err != nil {
-		return nil, err
-	}
-	message, err := wire.Decode(header.Type, body)
-	if err != nil {
-		return nil, err
-	}
-	reply, ok := message.(*wire.StatusReply)
-	if !ok {
-		return nil, fmt.Errorf("the node answered with %v instead of its status", header.Type)
-	}
-	return reply.JSON, nil
+func wireStatus(ctx context.Context, at config.Address) ([]byte, error) {
+	document, _, err := wireAsk(ctx, at, &wire.Status{})
+	return document, err
 }

@@ -1,0 +1,285 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/farside-storage/farside/internal/config"
+	"github.com/farside-storage/farside/manager"
+	"github.com/farside-storage/farside/wire"
+)
+
+// groupInfo is a group of a manager. What is not known is null.
+type groupInfo struct {
+	Group         string           `json:"group"`
+	State         string           `json:"state"`
+	Paused        bool             `json:"paused"`
+	Waiting       string           `json:"waiting"` // what for, "" if not for anything
+	RecoveryPoint *uint64          `json:"recovery_point"`
+	RPOMillis     *float64         `json:"rpo_ms"`
+	Settings      manager.Settings `json:"settings"`
+	Alerts        []string         `json:"alerts"`
+}
+
+func groupInfoOf(s manager.Status) groupInfo {
+	return groupInfo{Group: s.Group, State: s.State.String(), Paused: s.Paused, Waiting: s.Waiting, RecoveryPoint: s.RecoveryPoint,
+		RPOMillis: s.RPOMillis, Settings: s.Settings, Alerts: append([]string{}, s.Alerts...)}
+}
+
+type groupList struct {
+	Manager string      `json:"manager"`
+	Groups  []groupInfo `json:"groups"`
+}
+
+func (l groupList) writeText(w io.Writer) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "GROUP\tSTATE\tRECOVERY POINT\tRPO\tINTERVAL\tCOORDINATION TIMEOUT\tDRAIN TIMEOUT\tRPO ALERT\tALERTS")
+	for _, g := range l.Groups {
+		point, rpo := "unknown", "unknown"
+		if g.RecoveryPoint != nil {
+			point = fmt.Sprint(*g.RecoveryPoint)
+		}
+		if g.RPOMillis != nil {
+			rpo = time.Duration(*g.RPOMillis * float64(time.Millisecond)).Round(time.Millisecond).String()
+		}
+		s := g.Settings
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%v\t%v\t%v\t%v\t%d\n", printable(g.Group), g.stateText(), point, rpo,
+			s.Interval, s.CoordinationTimeout, s.DrainTimeout, s.RPOAlert, len(g.Alerts))
+	}
+	return t.Flush()
+}
+
+func (g groupInfo) stateText() string {
+	if g.Paused {
+		return g.State + ", paused"
+	}
+	return g.State
+}
+
+// groupChanged is what pause, resume and set print: the group as it is after the change.
+type groupChanged struct {
+	Manager string    `json:"manager"`
+	Action  string    `json:"action"`
+	Group   groupInfo `json:"group"`
+}
+
+func (c groupChanged) writeText(w io.Writer) error {
+	done := map[string]string{"pause": "paused: no CG is formed once the one in progress is final", "resume": "resumed", "set": "set"}
+	s := c.Group.Settings
+	_, err := fmt.Fprintf(w, "group %s %s\n  interval %v, coordination timeout %v, drain timeout %v, command timeout %v, RPO alert %v\n",
+		printable(c.Group.Group), done[c.Action], s.Interval, s.CoordinationTimeout, s.DrainTimeout, s.CommandTimeout, s.RPOAlert)
+	return err
+}
+
+// managerFlags say which manager is asked.
+type managerFlags struct {
+	manager string
+	timeout time.Duration
+}
+
+func (m *managerFlags) register(flags *pflag.FlagSet) {
+	flags.StringVar(&m.manager, "manager", "", "address of the manager (default: that of --config)")
+	flags.DurationVar(&m.timeout, "timeout", 15*time.Second, "how long to wait for the manager")
+}
+
+func (m *managerFlags) address(a *app) (config.Address, error) {
+	if m.manager != "" {
+		at, err := config.ParseAddress(m.manager)
+		if err != nil {
+			return at, usage("", "--manager: %w", err)
+		}
+		return at, nil
+	}
+	if a.configPath == "" {
+		return config.Address{}, usage("name its address with --manager, or its file with --config", "which manager is not said")
+	}
+	node, err := config.Load(a.configPath, config.RoleManager, nil)
+	if err != nil {
+		return config.Address{}, configError(err)
+	}
+	return node.Node.Listen, nil
+}
+
+// change asks the manager for a change, or for its state if change is nil.
+func (m *managerFlags) change(c *cobra.Command, a *app, change *wire.GroupChange) (s manager.NodeStatus, err error) {
+	at, err := m.address(a)
+	if err != nil {
+		return s, err
+	}
+	ctx, cancel := context.WithTimeout(c.Context(), m.timeout)
+	defer cancel()
+	if s, err = a.group(ctx, at, change); err == nil || c.Context().Err() != nil {
+		return s, err
+	}
+	var told *wire.RemoteError
+	if errors.As(err, &told) && (told.Message.Code == wire.CodeUnknown || told.Message.Code == wire.CodeState) {
+		return s, &failure{code: exitUsage, err: fmt.Errorf("the manager at %s: %s", at, printable(told.Message.Text)), next: "\"farside group list\" shows the groups and their settings"}
+	}
+	return s, unreachable("check that a manager runs and listens at this address", fmt.Errorf("%s: %w", at, err))
+}
+
+func (a *app) groupCommand() *cobra.Command {
+	return group(&cobra.Command{
+		Use:   "group",
+		Short: "List, pause, resume and tune the groups of a running manager",
+		Long: `List, pause, resume and tune the groups of a running manager.
+
+What is changed is in the manager's decision log when the command ends, and is kept over pauses and restarts; it
+has priority over the manager's configuration file.`,
+	}, a.groupListCommand(),
+		a.groupActionCommand(wire.GroupPause, "Form no consistency group once the one in progress is final", nil),
+		a.groupActionCommand(wire.GroupResume, "Form consistency groups again", nil),
+		a.groupSetCommand())
+}
+
+func (a *app) groupListCommand() *cobra.Command {
+	var at managerFlags
+	c := &cobra.Command{Use: "list", Short: "List the groups of a manager", Args: args(cobra.NoArgs),
+		Example: "  farside group list --manager 127.0.0.1:7402\n  farside group list --config m1.toml --output json"}
+	at.register(c.Flags())
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		s, err := at.change(c, a, nil)
+		if err != nil {
+			return err
+		}
+		list := groupList{Manager: s.Node, Groups: []groupInfo{}}
+		for _, g := range s.Groups {
+			list.Groups = append(list.Groups, groupInfoOf(g))
+		}
+		return a.print(list)
+	}
+	return c
+}
+
+// groupActionCommand is a command that changes one group; settings, if not nil, gives the tunables to change.
+func (a *app) groupActionCommand(action wire.GroupAction, short string, settings func(*pflag.FlagSet) ([]byte, error)) *cobra.Command {
+	var at managerFlags
+	c := &cobra.Command{Use: action.String() + " GROUP", Short: short, Args: args(cobra.ExactArgs(1))}
+	at.register(c.Flags())
+	c.RunE = func(c *cobra.Command, given []string) error {
+		if err := config.CheckName(given[0]); err != nil {
+			return usage("", "%q: %w", given[0], err)
+		}
+		change := &wire.GroupChange{Group: given[0], Action: action}
+		if settings != nil {
+			var err error
+			if change.JSON, err = settings(c.Flags()); err != nil {
+				return err
+			}
+		}
+		s, err := at.change(c, a, change)
+		if err != nil {
+			return err
+		}
+		for _, g := range s.Groups {
+			if g.Group == change.Group {
+				return a.print(groupChanged{Manager: s.Node, Action: action.String(), Group: groupInfoOf(g)})
+			}
+		}
+		return fmt.Errorf("the manager carried it out, but its status has no group %s", change.Group)
+	}
+	return c
+}
+
+// tunables are the flags of "group set"; each is the setting of that name with "_" for "-".
+var tunables = []struct{ flag, help string }{
+	{"interval", "from one cut to the next; 0s is continuous"},
+	{"coordination-timeout", "how long host writes may wait for a cut"},
+	{"drain-timeout", "how long a CG may take from its cut until it is complete everywhere"},
+	{"command-timeout", "how long to wait for a control's answer"},
+	{"rpo-alert", "warn when the newest recovery point is older; 0s never warns"},
+}
+
+func (a *app) groupSetCommand() *cobra.Command {
+	c := a.groupActionCommand(wire.GroupSet, "Change tunables of a group while it runs", func(flags *pflag.FlagSet) ([]byte, error) {
+		given := map[string]string{}
+		for _, t := range tunables {
+			if flags.Changed(t.flag) {
+				d, err := flags.GetDuration(t.flag)
+				if err != nil {
+					return nil, err
+				}
+				given[strings.ReplaceAll(t.flag, "-", "_")] = d.String()
+			}
+		}
+		if len(given) == 0 {
+			return nil, usage("name it, for example --interval 500ms", "no tunable to change is given")
+		}
+		return json.Marshal(given)
+	})
+	c.Long = "Change tunables of a group while it runs. Those that are not given stay as they are."
+	c.Example = "  farside group set shop --interval 500ms --manager 127.0.0.1:7402"
+	for _, t := range tunables {
+		c.Flags().Duration(t.flag, 0, t.help+" (unchanged if not given)")
+	}
+	return c
+}
+
+// wireGroup asks a manager over the replication protocol to change a group; with nil, only for its state.
+func wireGroup(ctx context.Context, at config.Address, change *wire.GroupChange) (s manager.NodeStatus, err error) {
+	var m wire.Message = &wire.Status{}
+	if change != nil {
+		m = change
+	}
+	document, role, err := wireAsk(ctx, at, m)
+	if err != nil {
+		return s, err
+	}
+	if role != wire.RoleManager {
+		return s, fmt.Errorf("at this address is a %v, not a manager", role)
+	}
+	if err := json.Unmarshal(document, &s); err != nil {
+		return s, fmt.Errorf("the manager's answer: %w", err)
+	}
+	return s, nil
+}
+
+// wireAsk sends one message as a tool, and returns the document that answers it and who did.
+func wireAsk(ctx context.Context, at config.Address, m wire.Message) (document []byte, role wire.Role, err error) {
+	conn, err := wire.Dial(ctx, at.String(), wire.Options{})
+	if err != nil {
+		return nil, 0, err
+	}
+	// Reading ends when the connection is closed: the deadline closes it.
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer func() {
+		if stop() {
+			_ = conn.Close() // the answer is here, or an error that tells more
+		} else if err != nil {
+			err = fmt.Errorf("no answer in time: %w", errors.Join(ctx.Err(), err))
+		}
+	}()
+	peer, err := conn.Handshake(wire.Hello{Role: wire.RoleTool, Node: "farside", Instance: wire.UUID(uuid.New())})
+	if err != nil {
+		return nil, 0, err
+	}
+	if !wire.Allowed(m.Type(), wire.RoleTool, peer.Role) {
+		return nil, peer.Role, fmt.Errorf("at this address is a %v, which does not take %v", peer.Role, m.Type())
+	}
+	if err := conn.WriteMessage(m); err != nil {
+		return nil, peer.Role, err
+	}
+	header, body, err := conn.Next()
+	if err != nil {
+		return nil, peer.Role, err
+	}
+	message, err := wire.Decode(header.Type, body)
+	if err != nil {
+		return nil, peer.Role, err
+	}
+	reply, ok := message.(*wire.StatusReply)
+	if !ok {
+		return nil, peer.Role, fmt.Errorf("the node answered with %v instead of its status", header.Type)
+	}
+	return reply.JSON, peer.Role, nil
+}
