@@ -82,6 +82,7 @@ func fakes() services {
 			}
 			return poolInfo{Pool: "0a-0b", Name: r.Name, Devices: r.Devices, Bytes: 4 << 30, DataBytes: 3 << 30}, nil
 		},
+		group: fakeManager,
 		listVolumes: func(context.Context, poolRequest) ([]volumeInfo, error) {
 			return []volumeInfo{{"shop", "data", 64 << 30, 17}, {"shop", "log", 8192, 0}}, nil
 		},
@@ -175,6 +176,12 @@ func TestErrors(t *testing.T) {
 		{"dump-unknown", exitUsage, []string{"dump", "everything", "--device", image}},
 		{"status-nobody", exitUsage, []string{"status"}},
 		{"status-not-loopback", exitUsage, []string{"status", "192.0.2.1:7400"}},
+		{"group-nobody", exitUsage, []string{"group", "list"}},
+		{"group-bad-name", exitUsage, []string{"group", "pause", "a b", "--manager", "127.0.0.1:1"}},
+		{"group-set-nothing", exitUsage, []string{"group", "set", "shop", "--manager", "127.0.0.1:1"}},
+		{"group-set-bad", exitUsage, []string{"group", "set", "shop", "--interval", "soon", "--manager", "127.0.0.1:1"}},
+		{"group-refused", exitUsage, []string{"group", "set", "shop", "--interval", "25h", "--manager", "127.0.0.1:1"}},
+		{"group-unreachable", exitUnreachable, []string{"group", "list", "--manager", "127.0.0.1:9"}},
 		{"demo-too-long", exitUsage, []string{"demo", "--seconds", "1e9"}},
 	}
 	for _, test := range tests {
@@ -236,6 +243,10 @@ func TestResults(t *testing.T) {
 		{"demo", 0, []string{"demo"}, []string{"device_bytes", "groups_final", "hold_p99_ms", "order_violations", "payload_bytes", "reverts", "rpo_p99_ms", "verified"}},
 		{"demo-failed", 1, []string{"demo", "--seed", "13"}, []string{"device_bytes", "groups_final", "hold_p99_ms", "order_violations", "payload_bytes", "reverts", "rpo_p99_ms", "verified"}},
 		{"config-check", 0, []string{"config", "check", b1}, []string{"file", "node", "ok", "role"}},
+		{"group-list", 0, []string{"group", "list", "--manager", "127.0.0.1:1"}, append([]string{"groups", "manager"}, groupKeys("groups[]")...)},
+		{"group-pause", 0, []string{"group", "pause", "shop", "--manager", "127.0.0.1:1"}, append([]string{"action", "group", "manager"}, groupKeys("group")...)},
+		{"group-resume", 0, []string{"group", "resume", "shop", "--manager", "127.0.0.1:1"}, append([]string{"action", "group", "manager"}, groupKeys("group")...)},
+		{"group-set", 0, []string{"group", "set", "shop", "--interval", "250ms", "--rpo-alert", "5s", "--manager", "127.0.0.1:1"}, append([]string{"action", "group", "manager"}, groupKeys("group")...)},
 		{"status", 4, []string{"status", "127.0.0.1:7400", "127.0.0.1:9"}, []string{"nodes", "nodes[].address", "nodes[].error", "nodes[].reachable", "nodes[].status",
 			"nodes[].status.empty", "nodes[].status.groups", "nodes[].status.groups[].failures", "nodes[].status.groups[].name", "nodes[].status.groups[].rpo_ms",
 			"nodes[].status.groups[].state", "nodes[].status.groups[].tags", "nodes[].status.groups[].tags[]", "nodes[].status.node", "nodes[].status.note"}},
@@ -260,6 +271,7 @@ func TestResults(t *testing.T) {
 				have = append(have, k)
 			}
 			slices.Sort(have)
+			slices.Sort(test.keys)
 			if diff := cmp.Diff(test.keys, have); diff != "" || asJSON.code != test.code {
 				t.Errorf("JSON keys (-want +got), status %d:\n%s", asJSON.code, diff)
 			}
