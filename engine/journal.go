@@ -163,13 +163,14 @@ func (j *journal) used() uint64 { return j.next.block - j.tail }
 
 // capacity is how many blocks of table parts fit into an empty journal.
 func (j *journal) capacity() uint64 {
-	return (j.size - 2*pieceMaxBlocks - controlReserve) * pieceMaxBlocks / (pieceMaxBlocks + 1)
+	// The end of the ring is met once at most, and the last piece wants the room of a whole one.
+	return j.size - 3*pieceMaxBlocks - controlReserve
 }
 
 // room says whether table parts of n blocks fit and leave the reserve.
 func (j *journal) room(n uint64) bool {
 	// A piece that does not fit before the end of the ring wastes what is left there.
-	return j.used()+n+n/pieceMaxBlocks+2*pieceMaxBlocks+controlReserve <= j.size
+	return j.used()+n+pieceMaxBlocks+controlReserve <= j.size
 }
 
 // admits says whether a control record fits. What does not let the tail move on must leave room for what does.

@@ -679,7 +679,7 @@ func TestCGTooLargeForTheJournal(t *testing.T) {
 	if r.used() != 0 {
 		t.Fatalf("%d blocks of the refused CG are still used", r.used())
 	}
-	for b := VBlock(0); b < 40000; b += maxPointZeroes {
+	for b := VBlock(0); b < 30000; b += maxPointZeroes {
 		if err := r.w.Zero(v, 2, b, maxPointZeroes); err != nil {
 			t.Fatal(err)
 		}
