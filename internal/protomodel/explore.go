@@ -1,0 +1,247 @@
+package protomodel
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Rule is a rule of the protocol that can be taken out, to see that the exploration notices.
+type Rule string
+
+// The rules that can be taken out.
+const (
+	AllHeldBeforeThaw           Rule = "THAW only after all are held"
+	ExpiredHoldFailsTheCut      Rule = "a hold that expired fails the cut"
+	OpenedBeforeNextHold        Rule = "a hold is tried again only after OPEN was answered"
+	EveryManifestAwaited        Rule = "complete only with the manifests of all primaries"
+	AllCompleteBeforeLink       Rule = "R1: LINK only after all are complete"
+	AllLinkedBeforeDecided      Rule = "DECIDED only after all are linked"
+	DecidedDurableBeforeRelease Rule = "R2: RELEASE only after DECIDED is durable"
+	DecidedGoesForward          Rule = "R3: a restart carries on with what was decided"
+	LowerEpochRefused           Rule = "R4: a lower epoch is refused"
+	EpochDurable                Rule = "R4: a secondary keeps the epoch over a crash"
+	LogFenced                   Rule = "R4: the decision log refuses an old manager"
+	ReportedAfterFinal          Rule = "R5: reported only after the first FINAL"
+	UnreachableVisited          Rule = "a revert waits for controls that it cannot reach"
+	LastAnswerCounts            Rule = "a revert takes only the answer to its last question"
+	NotLinkedDiscardedToo       Rule = "a revert discards where n is not linked, too"
+	RevertDiscards              Rule = "a revert discards what was received"
+	NoRevertBeforeFirstNumber   Rule = "no REVERT where no number was ever given out"
+	RefusalNamesOpenCG          Rule = "a primary that refuses OPEN says which CG is open"
+	NumbersReserved             Rule = "numbers are reserved durably before use"
+	NumbersNeverReused          Rule = "an abandoned number is never used again"
+	UnreachableMeansNoDecision  Rule = "no decision from the table without every control"
+	TableRow2                   Rule = "decision table: some revertible, others at the CG before: back"
+	TableRow4                   Rule = "decision table: some revertible, others have it final: forward"
+	TableRow5                   Rule = "decision table: anything else is refused"
+)
+
+// Config bounds an exploration.
+type Config struct {
+	CGs       uint8 // to become final everywhere
+	Faults    uint8 // crashes, losses and timeouts, all together
+	Takeovers uint8 // how many of them may be a second manager that takes over from a living one
+	LogLoss   bool  // one restart or takeover finds the decision log empty
+	Without   Rule  // taken out; "" none
+	// Settled begins where all are connected and the first HOLD has been sent, instead of with the first manager's start.
+	Settled   bool
+	MaxStates int // stop there; 0 means explore everything
+}
+
+// Result is what an exploration found.
+type Result struct {
+	States, Transitions int
+	Depth               int // steps of the longest shortest way to a state
+	Complete            bool
+	Refused             int      // states in which the manager has refused
+	Reached             int      // states in which every CG is final everywhere
+	Rows                [6]int   // states in which a manager planned by a row of the decision table
+	Violation           string   // "" if none
+	Trace               []string // shortest way to it
+}
+
+func (r Result) String() string {
+	if r.Violation == "" {
+		return fmt.Sprintf("%d states, %d transitions, depth %d, complete %t; all final in %d, refused in %d",
+			r.States, r.Transitions, r.Depth, r.Complete, r.Reached, r.Refused)
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s\n(after %d states, %d transitions)\n", r.Violation, r.States, r.Transitions)
+	for i, line := range r.Trace {
+		fmt.Fprintf(&b, "%3d  %s\n", i+1, line)
+	}
+	return b.String()
+}
+
+type explorer struct {
+	cfg    Config
+	index  map[fingerprint]uint32
+	keys   []fingerprint
+	parent []uint32
+	goal   []bool
+	// Steps that are no fault, as pairs, for the question whether a goal can be reached.
+	from, to []uint32
+	res      Result
+}
+
+func (cfg *Config) initial() State {
+	w := world{Config: cfg}
+	for i := range w.data {
+		w.data[i] = [2]stream{{up: true}, {up: true}}
+	}
+	w.startManager()
+	for cfg.Settled && w.m[0].st != holding {
+		w.apply(w.steps(nil)[0]) // faults are listed behind what goes on without
+	}
+	return w.State.canonical()
+}
+
+// Explore looks at every state that can be reached, breadth first, until one violates a property.
+func Explore(cfg Config) Result {
+	e := &explorer{cfg: cfg, index: map[fingerprint]uint32{}}
+	first := e.cfg.initial()
+	frontier := []State{first}
+	e.visit(&first, 0)
+	e.res.Complete = true
+	for id := uint32(0); len(frontier) > 0 && e.res.Violation == ""; e.res.Depth++ {
+		var next []State
+		for i := range frontier {
+			next = e.expand(&frontier[i], id, next)
+			id++
+			if e.res.Violation != "" {
+				break
+			}
+		}
+		frontier = next
+		if cfg.MaxStates > 0 && len(e.keys) > cfg.MaxStates {
+			e.res.Complete = false
+			break
+		}
+	}
+	e.res.Depth--
+	e.res.States = len(e.keys)
+	if e.res.Violation == "" && e.res.Complete {
+		e.checkProgress()
+	}
+	return e.res
+}
+
+// visit numbers a state; it says whether it is new.
+func (e *explorer) visit(s *State, parent uint32) (uint32, bool) {
+	f := s.fingerprint()
+	if id, ok := e.index[f]; ok {
+		return id, false
+	}
+	id := uint32(len(e.keys))
+	e.index[f] = id
+	e.keys = append(e.keys, f)
+	e.parent = append(e.parent, parent)
+	goal := s.reached(&e.cfg)
+	e.goal = append(e.goal, goal)
+	if goal {
+		if s.m[0].st == halted {
+			e.res.Refused++
+		} else {
+			e.res.Reached++
+		}
+	}
+	return id, true
+}
+
+func (e *explorer) expand(s *State, id uint32, next []State) []State {
+	var buf [64]step
+	at := world{Config: &e.cfg, State: *s}
+	for _, st := range at.steps(buf[:0]) {
+		w := world{Config: &e.cfg, State: *s}
+		w.apply(st)
+		e.res.Transitions++
+		if w.violation != "" {
+			e.res.Violation = w.violation
+			e.res.Trace = e.trace(id, func(w *world) bool { return w.violation != "" })
+			return next
+		}
+		c := w.State.canonical()
+		to, isNew := e.visit(&c, id)
+		if isNew {
+			next = append(next, c)
+		}
+		if !st.fault() && to != id {
+			e.from, e.to = append(e.from, id), append(e.to, to)
+		}
+	}
+	return next
+}
+
+// trace tells the way to a state and, if last is not nil, one more step for which it holds. Names stay the same on the
+// way, so it is found again among the states that differ in names only.
+func (e *explorer) trace(id uint32, last func(*world) bool) []string {
+	var path []uint32
+	for ; id != 0; id = e.parent[id] {
+		path = append(path, id)
+	}
+	slices.Reverse(path)
+	w := world{Config: &e.cfg, State: e.cfg.initial()}
+	var out []string
+	follow := func(fits func(*world) bool) {
+		for _, st := range w.steps(nil) {
+			x := world{Config: &e.cfg, State: w.State}
+			x.apply(st)
+			if fits(&x) {
+				out = append(out, w.describe(st))
+				w.State = x.State
+				return
+			}
+		}
+		out = append(out, "(lost the way: canonical states do not behave alike)")
+	}
+	for _, p := range path {
+		follow(func(x *world) bool {
+			c := x.State.canonical()
+			return x.violation == "" && c.fingerprint() == e.keys[p]
+		})
+	}
+	if last != nil {
+		follow(last)
+	}
+	return out
+}
+
+// checkProgress finds a state from which no goal can be reached without a fault.
+func (e *explorer) checkProgress() {
+	n := len(e.keys)
+	start := make([]uint32, n+1) // of the predecessors of a state in back
+	for _, t := range e.to {
+		start[t+1]++
+	}
+	for i := range n {
+		start[i+1] += start[i]
+	}
+	back := make([]uint32, len(e.to))
+	fill := slices.Clone(start)
+	for i, t := range e.to {
+		back[fill[t]] = e.from[i]
+		fill[t]++
+	}
+	can := slices.Clone(e.goal)
+	var work []uint32
+	for i, g := range can {
+		if g {
+			work = append(work, uint32(i))
+		}
+	}
+	for len(work) > 0 {
+		s := work[len(work)-1]
+		work = work[:len(work)-1]
+		for _, p := range back[start[s]:start[s+1]] {
+			if !can[p] {
+				can[p] = true
+				work = append(work, p)
+			}
+		}
+	}
+	if i := slices.Index(can, false); i >= 0 {
+		e.res.Violation = "progress: from here, without a further fault, no CG can become final everywhere and nothing is refused"
+		e.res.Trace = e.trace(uint32(i), nil)
+	}
+}
