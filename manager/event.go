@@ -149,6 +149,7 @@ const (
 	EntryReverted    EntryKind = "reverted"     // one control answered
 	EntryUnreachable EntryKind = "unreachable"  // one control cannot be visited now
 	EntryRevertEnd   EntryKind = "revert-end"   // every control answered
+	EntryStandby     EntryKind = "standby"      // a manager stopped leading, others may
 	EntryHalt        EntryKind = "halt"         // the manager refuses to go on
 	EntrySettings    EntryKind = "settings"     // tunables changed
 	EntryPause       EntryKind = "pause"        // paused or resumed

@@ -47,6 +47,8 @@ type Options struct {
 
 	// dial replaces the network in tests.
 	dial func(context.Context, string) (*wire.Conn, error)
+	// standing is what a Candidate has the status say; nil for a manager with a log of its own.
+	standing func(context.Context) Leadership
 }
 
 // Validate says what is wrong with the options, and what to do about it.
@@ -197,7 +199,8 @@ func (n *Node) Run(ctx context.Context) error {
 		n.wg.Go(func() { p.run(ctx) })
 	}
 	if n.listener != nil {
-		n.wg.Go(func() { n.serveTools(ctx) })
+		d := desk{n.listener, n.opts.Wire, n.hello, n.log, n.answerTool}
+		n.wg.Go(func() { d.serve(ctx) })
 	}
 	for _, g := range n.groups {
 		n.step(g, Tick{})
@@ -277,7 +280,7 @@ func (n *Node) audit(e Entry) error {
 		n.auditError = err.Error()
 	}
 	switch e.Kind {
-	case EntryRevertBegin, EntryHalt, EntryAlert, EntryUnreachable, EntryHoldFailed:
+	case EntryRevertBegin, EntryHalt, EntryStandby, EntryAlert, EntryUnreachable, EntryHoldFailed:
 		n.log.Warn(string(e.Kind), "group", e.Group, "cg", e.CG, "control", e.Control, "said", e.Said, "did", e.Did)
 	case EntryStart, EntryPlan, EntryVisit, EntryReverted, EntryRevertEnd, EntrySettings, EntryPause:
 		n.log.Info(string(e.Kind), "group", e.Group, "cg", e.CG, "control", e.Control, "said", e.Said, "did", e.Did)
@@ -394,13 +397,15 @@ func (n *Node) changeNow(g *groupRun, ev Event, answer chan error) {
 
 // NodeStatus is the JSON document that answers wire.Status.
 type NodeStatus struct {
-	Node       string    `json:"node"`
-	Role       string    `json:"role"`
-	Instance   string    `json:"instance"`
-	Started    time.Time `json:"started"`
-	Groups     []Status  `json:"groups"`
-	AuditError string    `json:"audit_error,omitempty"` // why the last audit entry is not in the file
-	Audit      []Entry   `json:"audit"`                 // the newest ones that are not routine, oldest first
+	Node     string    `json:"node"`
+	Role     string    `json:"role"`
+	Instance string    `json:"instance"`
+	Started  time.Time `json:"started"`
+	// Leadership tells how this manager stands among several with one log; nil: it has a log of its own.
+	Leadership *Leadership `json:"leadership,omitempty"`
+	Groups     []Status    `json:"groups"`                // empty while another manager leads
+	AuditError string      `json:"audit_error,omitempty"` // why the last audit entry is not in the file
+	Audit      []Entry     `json:"audit"`                 // the newest ones that are not routine, oldest first
 }
 
 // statusAudit is how many audit entries a status carries.
@@ -438,6 +443,15 @@ func (n *Node) statusJSON(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if n.opts.standing != nil { // here, not in the loop: the log may be slow to answer
+		l := n.opts.standing(ctx)
+		s.Leadership = &l
+	}
+	return s.encode()
+}
+
+// encode leaves out the audit entries of a status that would be too long to send.
+func (s NodeStatus) encode() ([]byte, error) {
 	b, err := json.Marshal(s)
 	if err == nil && len(b) > wire.MaxStatus {
 		s.Audit = nil

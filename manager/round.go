@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -19,6 +20,8 @@ func (c *Core) awaited() string {
 			return "every secondary must be visited; missing: " + names
 		}
 		return "waiting for the decision log"
+	case StateDecided:
+		return fmt.Sprintf("the decision log must make the decision for CG %d durable", c.round)
 	case StateRelease:
 		return "every secondary must make the decided CG final; missing: " + missing(c.sec, func(m *member) bool { return m.final })
 	}
@@ -236,6 +239,10 @@ func (c *Core) onDurable(id uint64) {
 }
 
 func (c *Core) onNotDurable(ev NotDurable) {
+	if errors.Is(ev.Err, ErrNotLeader) {
+		c.halt(fmt.Sprintf("%v. Whoever leads next reads in the log what was decided", ev.Err))
+		return
+	}
 	if ev.ID == c.decideID && c.st == StateDecided {
 		c.halt(fmt.Sprintf("CG %d: the decision log failed (%v): whether the decision is durable is not known, so the CG can go "+
 			"neither forward nor back. Repair the log's device and restart the manager: it reads the truth", c.round, ev.Err))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"sync"
 	"time"
@@ -17,20 +18,30 @@ const maxTools = 64
 // changeTimeout bounds the wait for the decision log to take a tool's change.
 const changeTimeout = 10 * time.Second
 
-// serveTools answers whoever dials: Status, and changes of groups.
-func (n *Node) serveTools(ctx context.Context) {
-	stop := context.AfterFunc(ctx, func() { n.listener.Close() })
+// desk serves tools: Status, and changes of groups.
+type desk struct {
+	listener net.Listener
+	wire     wire.Options
+	hello    wire.Hello
+	log      *slog.Logger
+	// answer takes one message; an error ends the connection.
+	answer func(ctx context.Context, conn *wire.Conn, h wire.Header, m wire.Message) error
+}
+
+// serve answers whoever dials until ctx ends, and closes the listener then.
+func (d *desk) serve(ctx context.Context) {
+	stop := context.AfterFunc(ctx, func() { d.listener.Close() })
 	defer stop()
 	var tools sync.WaitGroup
 	defer tools.Wait()
 	slots := make(chan struct{}, maxTools)
 	for {
-		nc, err := n.listener.Accept()
+		nc, err := d.listener.Accept()
 		if ctx.Err() != nil {
 			return
 		}
 		if err != nil {
-			n.log.Error("accepting a tool's connection failed; trying again", "error", err)
+			d.log.Error("accepting a tool's connection failed; trying again", "error", err)
 			sleep(ctx, time.Second)
 			continue
 		}
@@ -38,32 +49,32 @@ func (n *Node) serveTools(ctx context.Context) {
 		case slots <- struct{}{}:
 			tools.Go(func() {
 				defer func() { <-slots }()
-				n.serveTool(ctx, nc)
+				d.serveTool(ctx, nc)
 			})
 		default:
-			n.log.Warn("too many tools are connected, one was turned away", "limit", maxTools)
+			d.log.Warn("too many tools are connected, one was turned away", "limit", maxTools)
 			nc.Close()
 		}
 	}
 }
 
-func (n *Node) serveTool(ctx context.Context, nc net.Conn) {
-	conn := wire.NewConn(nc, n.opts.Wire)
+func (d *desk) serveTool(ctx context.Context, nc net.Conn) {
+	conn := wire.NewConn(nc, d.wire)
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	if _, err := conn.Answer(n.hello, nil); err != nil {
-		n.log.Debug("a tool's greeting failed", "error", err)
+	if _, err := conn.Answer(d.hello, nil); err != nil {
+		d.log.Debug("a tool's greeting failed", "error", err)
 		return
 	}
 	for {
-		if err := n.answerTool(ctx, conn); err != nil {
+		if err := d.answerNext(ctx, conn); err != nil {
 			return // it hung up, or was told why
 		}
 	}
 }
 
-func (n *Node) answerTool(ctx context.Context, conn *wire.Conn) error {
+func (d *desk) answerNext(ctx context.Context, conn *wire.Conn) error {
 	h, body, err := conn.Next()
 	if err != nil {
 		return tellWhy(conn, err)
@@ -72,21 +83,31 @@ func (n *Node) answerTool(ctx context.Context, conn *wire.Conn) error {
 	if err != nil {
 		return errors.Join(err, conn.Abort(wire.Refusal(err, h.Number, "", 0)))
 	}
-	switch m := m.(type) {
-	case *wire.Status:
-	case *wire.GroupChange:
+	switch m.(type) {
+	case *wire.Status, *wire.GroupChange:
+		return d.answer(ctx, conn, h, m)
+	}
+	err = fmt.Errorf("manager: %w: a manager answers Status and GroupChange only, not %v", wire.ErrRefused, h.Type)
+	return errors.Join(err, conn.Abort(wire.Refusal(err, h.Number, "", 0)))
+}
+
+// answerTool carries a change out, and tells the state after it.
+func (n *Node) answerTool(ctx context.Context, conn *wire.Conn, h wire.Header, m wire.Message) error {
+	if m, ok := m.(*wire.GroupChange); ok {
 		if err := n.changeGroup(ctx, conn, m); err != nil {
-			return n.refuseTool(conn, wire.Refusal(err, h.Number, m.Group, 0))
+			return refuseTool(conn, wire.Refusal(err, h.Number, m.Group, 0))
 		}
-	default:
-		err := fmt.Errorf("manager: %w: a manager answers Status and GroupChange only, not %v", wire.ErrRefused, h.Type)
-		return errors.Join(err, conn.Abort(wire.Refusal(err, h.Number, "", 0)))
 	}
 	b, err := n.statusJSON(ctx)
+	return answerStatus(conn, h, b, err)
+}
+
+// answerStatus sends a status, or why there is none.
+func answerStatus(conn *wire.Conn, h wire.Header, status []byte, err error) error {
 	if err != nil {
 		return errors.Join(err, conn.Abort(wire.Refusal(err, h.Number, "", 0)))
 	}
-	return conn.WriteMessage(&wire.StatusReply{JSON: b})
+	return conn.WriteMessage(&wire.StatusReply{JSON: status})
 }
 
 // changeGroup carries an operator's change out; it returns when the change is durable.
@@ -107,7 +128,7 @@ func (n *Node) changeGroup(ctx context.Context, conn *wire.Conn, m *wire.GroupCh
 }
 
 // refuseTool tells a tool of a refusal; an error ends the connection.
-func (n *Node) refuseTool(conn *wire.Conn, e *wire.Error) error {
+func refuseTool(conn *wire.Conn, e *wire.Error) error {
 	if e.Code.EndsConnection() {
 		return errors.Join(e.Code.Err(), conn.Abort(e))
 	}
