@@ -15,11 +15,12 @@ func (c *Core) tryPlan() {
 	if c.st == StateHalted {
 		return
 	}
+	p := Assess(Recovered{Known: c.logKnown, Decided: c.decided}, c.controlStates())
 	if c.logKnown && !c.logBehind() {
-		c.planFromLog()
+		c.planFromLog(p)
 		return
 	}
-	c.planFromControls()
+	c.planFromControls(p)
 }
 
 // raiseNumbers makes sure that no CG number seen anywhere is given out again, should the log not know it.
@@ -38,43 +39,28 @@ func (c *Core) raiseNumbers() {
 }
 
 // logBehind says whether a control knows of a decision that the log does not: an old copy of the log.
-func (c *Core) logBehind() bool {
-	for _, s := range c.sec {
-		if s.state.Final > c.decided.CG {
-			return true
-		}
-	}
-	return false
-}
+func (c *Core) logBehind() bool { return aboveLog(c.decided.CG, c.controlStates()) }
 
 // planFromLog: decided goes forward, everything else goes back.
-func (c *Core) planFromLog() {
+func (c *Core) planFromLog(p Plan) {
+	if p.Action == PlanRefuse {
+		c.halt(p.Why)
+		return
+	}
 	d := c.decided.CG
-	var behind bool
 	for _, s := range c.sec {
-		st := s.state
-		isNew := st.Final == 0 && st.Linked == 0 && !contains(c.decided.Secondaries, s.name)
-		s.final = st.Final == d || isNew
-		if s.final {
-			continue
-		}
-		if st.Linked != d {
-			c.halt(fmt.Sprintf("CG %d was decided, but %s shows CG %d, final %d: it lost a decided CG. Find out why before anything is changed; "+
-				"if its pool was replaced, take it out of the group and add it under a new name", d, s.name, st.Linked, st.Final))
-			return
-		}
-		behind = true
+		cs := controlState(s.name, true, s.state)
+		s.final = cs.Final == d || isNew(c.decided, cs)
 	}
 	if d > 0 && c.anyFinal(d) {
 		c.noteFinal(d)
 	}
-	if behind {
-		c.audit(EntryPlan, d, "", fmt.Sprintf("the log has the decision for CG %d, not every control released it", d), "forward: release")
+	if p.Action == PlanCommit {
+		c.audit(EntryPlan, d, "", p.Why, "forward: release")
 		c.release()
 		return
 	}
-	c.audit(EntryPlan, d, "", fmt.Sprintf("the log's newest decision is CG %d, every control has it final", d),
-		"what is linked above it was never decided: back")
+	c.audit(EntryPlan, d, "", p.Why, "what is linked above it was never decided: back")
 	c.final = d
 	c.abandon(CauseStart, "manager start")
 }
@@ -89,8 +75,7 @@ func (c *Core) anyFinal(n uint64) bool {
 }
 
 // planFromControls uses the decision table: the log knows nothing, or less than the controls.
-func (c *Core) planFromControls() {
-	p := Decide(c.controlStates())
+func (c *Core) planFromControls(p Plan) {
 	said := "the decision log is new or was lost: deciding from the controls alone"
 	if c.logKnown {
 		said = fmt.Sprintf("the decision log ends at CG %d, older than the controls: deciding from the controls alone", c.decided.CG)
