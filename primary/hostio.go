@@ -19,6 +19,7 @@ const (
 	OpTrim
 
 	opCatchup // of the core's own
+	opSettle
 )
 
 // maxRun is the longest catch-up read and queued update in blocks (1 MiB).
@@ -36,6 +37,7 @@ const (
 	stageWrite
 	stageFlush
 	stageCatchup
+	stageSettle
 )
 
 // IO is a host request, from Core.Submit to its appearance in Actions.Done; it belongs to the
@@ -208,6 +210,8 @@ func (c *Core) DeviceDone(d *DeviceIO) {
 		c.finishWrite(io, v)
 	case stageCatchup:
 		c.catchupRead(io, v)
+	case stageSettle:
+		c.regionsSettled(io, v)
 	}
 }
 

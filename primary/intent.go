@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"log/slog"
 	"time"
+
+	"github.com/farside-storage/farside/ring"
 )
 
 // The write-intent log says which regions of the volumes may differ from the copies, in the eyes of
@@ -34,6 +36,12 @@ type volumeIntent struct {
 	wanted  *bitmap // waiting to be written, or being written
 	touched *bitmap // written to since the last rotation
 	before  *bitmap // written to in the period before
+	// settled are marked regions that were clearable when a flush of the device was begun which
+	// ended well, and that were not written to since: only these may be cleared. What the device has not
+	// made durable it may lose with its power, and would then differ from the copy for good.
+	settled  *bitmap
+	settling *IO // the flush in progress, and in flushing what it covers
+	flushing *bitmap
 }
 
 func (vi *volumeIntent) init(c *Core, blocks uint64) {
@@ -43,11 +51,15 @@ func (vi *volumeIntent) init(c *Core, blocks uint64) {
 	regions := (blocks + 1<<vi.shift - 1) >> vi.shift
 	vi.marked, vi.wanted = newBitmap(regions, &c.chunks), newBitmap(regions, &c.chunks)
 	vi.touched, vi.before = newBitmap(regions, &c.chunks), newBitmap(regions, &c.chunks)
+	vi.settled, vi.flushing = newBitmap(regions, &c.chunks), newBitmap(regions, &c.chunks)
 }
 
 func (vi *volumeIntent) touch(first, last uint64) {
 	r := first >> vi.shift
-	vi.touched.set(r, last>>vi.shift-r+1)
+	n := last>>vi.shift - r + 1
+	vi.touched.set(r, n)
+	vi.settled.clear(r, n)
+	vi.flushing.clear(r, n)
 }
 
 type mark struct {
@@ -230,7 +242,7 @@ func (s *intentState) tick(c *Core) {
 		vi := &v.intent
 		vi.before, vi.touched = vi.touched, vi.before
 		vi.touched.reset()
-		s.snapshotDue = s.snapshotDue || v.hasClearable()
+		c.settleRegions(v)
 	}
 	s.snapshotDue = s.snapshotDue || s.finalMoved
 }
@@ -269,23 +281,50 @@ func (v *volume) clearable(region uint64) bool {
 	return true
 }
 
-func (v *volume) hasClearable() bool {
-	m := v.intent.marked
-	for at, ok := m.next(0, m.size); ok; at, ok = m.next(at+1, m.size) {
+// settleRegions flushes the volume's device, if that makes regions clearable.
+func (c *Core) settleRegions(v *volume) {
+	vi := &v.intent
+	if vi.settling != nil {
+		return
+	}
+	some := false
+	for at, ok := vi.marked.next(0, vi.marked.size); ok; at, ok = vi.marked.next(at+1, vi.marked.size) {
 		if v.clearable(at) {
-			return true
+			vi.flushing.set(at, 1)
+			some = true
 		}
 	}
-	return false
+	if !some {
+		return
+	}
+	vi.settling = &IO{Op: opSettle, Volume: v.index, stage: stageSettle}
+	c.device(vi.settling, ring.OpFlush, 0, nil, 0)
+}
+
+// regionsSettled takes the outcome of that flush.
+func (c *Core) regionsSettled(io *IO, v *volume) {
+	vi := &v.intent
+	vi.settling = nil
+	if io.Err != nil {
+		// A device that could not flush knows less than it says: its regions stay marked until a later flush.
+		v.lastErr = fmt.Sprintf("flushing the device before regions are cleared in the write-intent log: %v", io.Err)
+		c.notice(slog.LevelError, "cannot flush a device: its regions stay marked in the write-intent log",
+			"group", v.group.name, "volume", v.spec.Name, "error", io.Err)
+	} else {
+		vi.settled.or(vi.flushing)
+		c.intent.snapshotDue = true
+	}
+	vi.flushing.reset()
 }
 
 func (v *volume) clearRegions() {
-	m := v.intent.marked
-	for at, ok := m.next(0, m.size); ok; at, ok = m.next(at+1, m.size) {
-		if v.clearable(at) {
-			m.clear(at, 1)
+	vi := &v.intent
+	for at, ok := vi.settled.next(0, vi.settled.size); ok; at, ok = vi.settled.next(at+1, vi.settled.size) {
+		if vi.marked.has(at) && v.clearable(at) {
+			vi.marked.clear(at, 1)
 		}
 	}
+	vi.settled.reset()
 }
 
 // restoreIntent starts from what the log of an earlier run says.
