@@ -1,0 +1,145 @@
+// Package etcdtest runs real etcd servers on loopback for tests, and gates in front of them that let nothing through.
+//
+// # Invariants
+//
+//   - Every server dies with the test, and with the test's process.
+//   - A killed member keeps its data: started again it knows what it had acknowledged.
+package etcdtest
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/farside-storage/farside/internal/testtool"
+)
+
+// Servers is an etcd of one or more members.
+type Servers struct {
+	Members []*Member
+}
+
+// Member is one server of an etcd.
+type Member struct {
+	// Addr is its address for clients, host:port.
+	Addr string
+
+	t       testing.TB
+	program string
+	args    []string
+	log     string
+	cmd     *exec.Cmd // nil: does not run
+}
+
+// Start runs an etcd of n members, with elections and leases as short as it allows, and more arguments. It does not wait until they answer.
+func Start(t testing.TB, n int, args ...string) *Servers {
+	t.Helper()
+	program := testtool.Need(t, "etcd", "etcd-server")
+	dir := t.TempDir()
+	s := &Servers{}
+	var cluster, peers []string
+	ports := freePorts(t, 2*n)
+	for i := range n {
+		peers = append(peers, "http://"+ports[2*i])
+		cluster = append(cluster, fmt.Sprintf("m%d=%s", i, peers[i]))
+	}
+	scheme := "http://"
+	if strings.Contains(strings.Join(args, " "), "--cert-file") {
+		scheme = "https://"
+	}
+	for i := range n {
+		addr := ports[2*i+1]
+		m := &Member{Addr: addr, t: t, program: program, log: filepath.Join(dir, fmt.Sprintf("m%d.log", i))}
+		m.args = append([]string{"--name", fmt.Sprintf("m%d", i), "--data-dir", filepath.Join(dir, fmt.Sprintf("m%d", i)),
+			"--listen-client-urls", scheme + addr, "--advertise-client-urls", scheme + addr,
+			"--listen-peer-urls", peers[i], "--initial-advertise-peer-urls", peers[i],
+			"--initial-cluster", strings.Join(cluster, ","), "--initial-cluster-token", filepath.Base(dir),
+			"--heartbeat-interval", "50", "--election-timeout", "500", "--logger", "zap", "--log-level", "warn"}, args...)
+		s.Members = append(s.Members, m)
+		m.Start()
+		t.Cleanup(func() {
+			if m.cmd != nil {
+				m.Kill()
+			}
+			if t.Failed() {
+				b, _ := os.ReadFile(m.log) // only to help
+				t.Logf("log of etcd %s:\n%s", m.Addr, b[max(0, len(b)-2000):])
+			}
+		})
+	}
+	return s
+}
+
+// Addrs are the addresses of all members.
+func (s *Servers) Addrs() []string {
+	var out []string
+	for _, m := range s.Members {
+		out = append(out, m.Addr)
+	}
+	return out
+}
+
+// Start runs a member that was killed.
+func (m *Member) Start() {
+	m.t.Helper()
+	log, err := os.OpenFile(m.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	defer log.Close() // the child has its own
+	m.cmd = exec.Command(m.program, m.args...)
+	m.cmd.Stdout, m.cmd.Stderr = log, log
+	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := spawn(m.cmd); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// Kill ends a member at once, as a power failure does.
+func (m *Member) Kill() {
+	m.t.Helper()
+	if err := m.cmd.Process.Kill(); err != nil {
+		m.t.Error(err)
+	}
+	_ = m.cmd.Wait() // it was killed, and says so
+	m.cmd = nil
+}
+
+var spawning = make(chan func())
+
+// The kernel kills a child with Pdeathsig when the thread that made it ends: one goroutine makes all children and keeps its
+// thread.
+func init() {
+	go func() {
+		runtime.LockOSThread()
+		for f := range spawning {
+			f()
+		}
+	}()
+}
+
+func spawn(cmd *exec.Cmd) error {
+	started := make(chan error)
+	spawning <- func() { started <- cmd.Start() }
+	return <-started
+}
+
+// freePorts returns loopback addresses that nobody listens at now.
+func freePorts(t testing.TB, n int) (addrs []string) {
+	t.Helper()
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close() // all together, so that no port comes twice
+		addrs = append(addrs, l.Addr().String())
+	}
+	return addrs
+}
