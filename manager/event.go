@@ -153,6 +153,7 @@ const (
 	EntryHalt        EntryKind = "halt"         // the manager refuses to go on
 	EntrySettings    EntryKind = "settings"     // tunables changed
 	EntryPause       EntryKind = "pause"        // paused or resumed
+	EntryOverride    EntryKind = "override"     // an operator had one control left out of a recovery
 	EntryAlert       EntryKind = "alert"        // an alert was raised or ended
 )
 

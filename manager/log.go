@@ -52,7 +52,7 @@ func OpenLog(path string) (Log, error) {
 	_, statErr := os.Stat(path)
 	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second})
 	if errors.Is(err, bolterrors.ErrTimeout) {
-		return nil, fmt.Errorf("manager: decision log %s is in use by another process; stop that manager first: %w", path, err)
+		return nil, fmt.Errorf("manager: decision log %s is in use: stop the manager that has it first: %w (%w)", path, ErrLogInUse, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("manager: decision log %s cannot be opened: %w", path, err)

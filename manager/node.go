@@ -45,6 +45,9 @@ type Options struct {
 	// Watch, if not nil, is called with every audit entry, in order. It must return at once.
 	Watch func(Entry)
 
+	// recovering: see Recover.
+	recovering bool
+
 	// dial replaces the network in tests.
 	dial func(context.Context, string) (*wire.Conn, error)
 	// standing is what a Candidate has the status say; nil for a manager with a log of its own.
@@ -102,6 +105,7 @@ type Node struct {
 	wg      sync.WaitGroup
 
 	auditError string
+	recovered  func() // called when every group is recovered; may be nil
 }
 
 // groupRun is one core and what the node keeps beside it. The loop owns it.
@@ -161,6 +165,7 @@ func (n *Node) addGroup(g GroupOptions) error {
 	if err != nil {
 		return err
 	}
+	rec.Paused = rec.Paused || n.opts.recovering // here only, not in the log
 	core, err := NewCore(g.Group, g.Settings, rec, time.Now())
 	if err != nil {
 		return err
@@ -196,7 +201,9 @@ func (n *Node) Run(ctx context.Context) error {
 	defer cancel()
 	n.wg.Go(n.keepRecords)
 	for _, p := range n.peers {
-		n.wg.Go(func() { p.run(ctx) })
+		if n.speaksTo(p.Control) {
+			n.wg.Go(func() { p.run(ctx) })
+		}
 	}
 	if n.listener != nil {
 		d := desk{n.listener, n.opts.Wire, n.hello, n.log, n.answerTool}
@@ -258,6 +265,7 @@ func (n *Node) step(g *groupRun, ev Event) {
 			n.peers[a.Peer].drop(errors.New(a.Reason))
 		}
 	}
+	n.noteRecovered()
 }
 
 func (n *Node) setTimer(g *groupRun, at time.Time) {
@@ -280,7 +288,7 @@ func (n *Node) audit(e Entry) error {
 		n.auditError = err.Error()
 	}
 	switch e.Kind {
-	case EntryRevertBegin, EntryHalt, EntryStandby, EntryAlert, EntryUnreachable, EntryHoldFailed:
+	case EntryRevertBegin, EntryHalt, EntryStandby, EntryAlert, EntryUnreachable, EntryHoldFailed, EntryOverride:
 		n.log.Warn(string(e.Kind), "group", e.Group, "cg", e.CG, "control", e.Control, "said", e.Said, "did", e.Did)
 	case EntryStart, EntryPlan, EntryVisit, EntryReverted, EntryRevertEnd, EntrySettings, EntryPause:
 		n.log.Info(string(e.Kind), "group", e.Group, "cg", e.CG, "control", e.Control, "said", e.Said, "did", e.Did)

@@ -84,6 +84,7 @@ type Status struct {
 	State    State    `json:"state"`
 	Paused   bool     `json:"paused"`
 	Waiting  string   `json:"waiting,omitempty"` // what the group waits for, if not for its interval
+	Halted   string   `json:"halted,omitempty"`  // why the manager refuses to go on, if it does
 	Epoch    uint64   `json:"epoch"`
 	Settings Settings `json:"settings"`
 
@@ -137,7 +138,7 @@ func (c *Core) Status(now time.Time) Status {
 	s := Status{
 		Group: c.group.Name, State: c.st, Paused: c.paused, Epoch: c.epoch, Settings: c.settings, OpenCG: c.open,
 		CGsFormed: c.stats.formed, CGsFailed: c.stats.failed, HoldsFailed: c.stats.holdsFailed, Reverts: c.stats.reverts,
-		RPO: c.stats.rpo.percentiles(), Hold: c.stats.hold.percentiles(), Alerts: c.alerts(now),
+		Halted: c.stats.halted, RPO: c.stats.rpo.percentiles(), Hold: c.stats.hold.percentiles(), Alerts: c.alerts(now),
 	}
 	if c.stats.last != nil {
 		last := *c.stats.last
