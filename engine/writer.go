@@ -62,35 +62,6 @@ type binding struct {
 	last  uint64 // newest CG sealed or received
 }
 
-// writeBuffer is a piece of the arena on its way: filled from the front, written in runs of
-// consecutive physical blocks.
-type writeBuffer struct {
-	mem     []byte
-	serial  uint64
-	used    int // blocks filled
-	written int // blocks of which the write was pushed
-	flights int
-	full    bool         // nothing more will be put
-	at      []PBlock     // where block i goes
-	owner   []bufferSlot // whose block i is
-}
-
-// bufferSlot finds a block's entry again, in case its write fails.
-type bufferSlot struct {
-	table *cgTable
-	pos   uint32
-}
-
-type writeFlight struct {
-	buf      *writeBuffer
-	from, to int // blocks of the buffer
-}
-
-type deadBlock struct {
-	block  PBlock
-	serial uint64
-}
-
 // NewWriter opens a writer for the calling goroutine. Close it on the same goroutine.
 func (p *Pool) NewWriter() (*Writer, error) {
 	n, blocks := p.opts.WriterBuffers, p.opts.WriterBufferBlocks
@@ -184,60 +155,6 @@ func (w *Writer) Space(n int) ([]byte, error) {
 	b := w.current
 	room := min(n, len(b.at)-b.used, int(w.runLeft)+int(w.extent.Free()))
 	return b.mem[b.used*BlockSize : (b.used+room)*BlockSize], nil
-}
-
-// nextBuffer makes a free buffer the current one.
-func (w *Writer) nextBuffer() error {
-	if err := w.reap(0); err != nil {
-		return err
-	}
-	for len(w.free) == 0 {
-		if err := w.reap(1); err != nil {
-			return err
-		}
-	}
-	b := w.free[len(w.free)-1]
-	w.free = w.free[:len(w.free)-1]
-	w.serial++
-	b.serial, b.used, b.written, b.full = w.serial, 0, 0, false
-	w.current = b
-	return nil
-}
-
-// refill takes the next run of free blocks from the extent, or from a new one.
-func (w *Writer) refill() error {
-	for {
-		if w.held {
-			first, n := w.extent.Take(uint32(w.pool.opts.WriterBufferBlocks))
-			if n > 0 {
-				w.run, w.runLeft = PBlock(first), n
-				return nil
-			}
-			w.pool.alloc.Return(&w.extent)
-			w.held = false
-		}
-		switch err := w.pool.alloc.Reserve(&w.extent); {
-		case errors.Is(err, alloc.ErrFull):
-			// What is superseded and written may be all that is missing.
-			if err := w.reclaim(); err != nil {
-				return err
-			}
-			if w.pool.alloc.Reserve(&w.extent) != nil {
-				return ErrPoolFull
-			}
-		case err != nil:
-			return err
-		}
-		w.held = true
-	}
-}
-
-// reclaim writes out what is pending and gives superseded blocks back.
-func (w *Writer) reclaim() error {
-	if len(w.dead) == 0 || w.reaping {
-		return nil
-	}
-	return w.drain()
 }
 
 func (w *Writer) binding(vol *Volume) (*binding, error) {
@@ -357,9 +274,6 @@ func (w *Writer) place(t *cgTable, v VBlock, sum uint64) error {
 	return nil
 }
 
-// kill gives a block back once all that was put so far is written.
-func (w *Writer) kill(p PBlock) { w.dead = append(w.dead, deadBlock{p, w.serial}) }
-
 // Zero records that n blocks of vol from first on read as zeros as of CG cg. No data is written.
 func (w *Writer) Zero(vol *Volume, cg uint64, first VBlock, n uint64) error {
 	b, err := w.open(vol, cg)
@@ -384,171 +298,6 @@ func (w *Writer) Kick() error {
 		return err
 	}
 	return w.reap(0)
-}
-
-// pushTail pushes the write of the blocks of buf that were put since the last push. The caller submits: where the extent has
-// holes a buffer leaves as several writes, and one system call takes them all.
-func (w *Writer) pushTail(buf *writeBuffer) error {
-	from, to := buf.written, buf.used
-	if from == to {
-		return w.retireBuffer(buf)
-	}
-	buf.written = to
-	buf.flights++
-	for len(w.freeTag) == 0 || !w.push(writeFlight{buf, from, to}) {
-		if err := w.reap(1); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// reap takes completions in, waiting for at least least.
-func (w *Writer) reap(least int) error {
-	n, err := w.queue.Reap(w.reaped, least)
-	if err != nil {
-		return fmt.Errorf("writer: %w", err)
-	}
-	w.reaping = true
-	defer func() { w.reaping = false }()
-	for _, c := range w.reaped[:n] {
-		f := w.flights[c.Tag]
-		w.freeTag = append(w.freeTag, uint32(c.Tag))
-		f.buf.flights--
-		if c.Err != nil {
-			if err := w.placeAgain(f, c.Err); err != nil {
-				return err
-			}
-		}
-		if err := w.retireBuffer(f.buf); err != nil {
-			return err
-		}
-	}
-	w.pushAgain()
-	return nil
-}
-
-// retireBuffer makes a buffer free that is full and written.
-func (w *Writer) retireBuffer(buf *writeBuffer) error {
-	if !buf.full || buf.flights > 0 || buf.written < buf.used || buf == w.current {
-		return nil
-	}
-	buf.full = false
-	w.free = append(w.free, buf)
-	return w.releaseDead()
-}
-
-// releaseDead gives back superseded blocks that no write on its way can touch any more.
-func (w *Writer) releaseDead() error {
-	if len(w.dead) == 0 {
-		return nil
-	}
-	oldest := w.serial + 1 // serial of the oldest buffer that is not written
-	for i := range w.buffers {
-		if b := &w.buffers[i]; b.flights > 0 || b.written < b.used {
-			oldest = min(oldest, b.serial)
-		}
-	}
-	n := 0
-	for n < len(w.dead) && w.dead[n].serial < oldest {
-		if err := w.pool.alloc.ReleaseOne(uint64(w.dead[n].block)); err != nil {
-			return err
-		}
-		n++
-	}
-	w.dead = append(w.dead[:0], w.dead[n:]...)
-	return nil
-}
-
-// placeAgain handles a failed write: the range is retired and its blocks are put elsewhere.
-func (w *Writer) placeAgain(f writeFlight, cause error) error {
-	buf := f.buf
-	w.pool.retire(prange{buf.at[f.from], uint64(f.to - f.from)}, cause)
-	w.stats.Retired += uint64(f.to - f.from)
-	run := writeFlight{buf: buf, from: f.from, to: f.from}
-	for i := f.from; i < f.to; i++ {
-		bad, o := buf.at[i], buf.owner[i]
-		w.dead = deleteDead(w.dead, bad)
-		if e := o.table.at(o.pos); e.block != bad {
-			w.again(run) // superseded meanwhile
-			run.from, run.to = i+1, i+1
-			continue
-		}
-		if w.runLeft == 0 {
-			if err := w.refill(); err != nil {
-				w.lastErr = fmt.Errorf("after a write error (%w) there is no other place: %w", cause, err)
-				return w.lastErr
-			}
-		}
-		p := w.run
-		w.run++
-		w.runLeft--
-		if run.to > run.from && buf.at[i-1]+1 != p {
-			w.again(run)
-			run.from = i
-		}
-		o.table.at(o.pos).block = p
-		buf.at[i] = p
-		run.to = i + 1
-	}
-	w.again(run)
-	return nil
-}
-
-// again queues a run for another write, to its new place.
-func (w *Writer) again(f writeFlight) {
-	if f.from < f.to {
-		f.buf.flights++
-		w.retries = append(w.retries, f)
-	}
-}
-
-// pushAgain pushes as many of the queued runs as there is room for.
-func (w *Writer) pushAgain() {
-	for len(w.retries) > 0 && len(w.freeTag) > 0 && w.push(w.retries[0]) {
-		w.retries = w.retries[1:]
-	}
-}
-
-// push pushes one write, if there is room.
-func (w *Writer) push(f writeFlight) bool {
-	tag := w.freeTag[len(w.freeTag)-1]
-	device, block := w.pool.locate(f.buf.at[f.from])
-	r := ring.Request{Op: ring.OpWrite, Device: device, Off: blocksToBytes(block),
-		Buf: f.buf.mem[f.from*BlockSize : f.to*BlockSize], Tag: uint64(tag)}
-	if !w.queue.Push(r) {
-		return false
-	}
-	w.freeTag = w.freeTag[:len(w.freeTag)-1]
-	w.flights[tag] = f
-	w.stats.DeviceWrites++
-	w.stats.DeviceBlocks += uint64(f.to - f.from)
-	return true
-}
-
-func deleteDead(dead []deadBlock, p PBlock) []deadBlock {
-	for i, d := range dead {
-		if d.block == p {
-			return append(dead[:i], dead[i+1:]...)
-		}
-	}
-	return dead
-}
-
-// drain writes everything out and waits for it. The current buffer stays the current one: the caller may
-// stand between Space and Put.
-func (w *Writer) drain() error {
-	if w.current != nil {
-		if err := w.pushTail(w.current); err != nil {
-			return err
-		}
-	}
-	for w.queue.InFlight() > 0 || len(w.retries) > 0 {
-		if err := w.reap(1); err != nil {
-			return err
-		}
-	}
-	return w.releaseDead()
 }
 
 // Seal ends CG cg for vols, which are bound to this writer: what was put of it is written, and handed over to be

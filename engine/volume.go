@@ -1,0 +1,256 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+)
+
+type volumeKey struct{ group, name string }
+
+// Volume is virtual storage in a group.
+type Volume struct {
+	pool   *Pool
+	group  *Group
+	id     uint32
+	name   string
+	slot   int // in group.volumes and View.vols
+	size   uint64
+	table  *table
+	writer atomic.Pointer[Writer]
+}
+
+// Name of the volume, unique in its group.
+func (v *Volume) Name() string { return v.name }
+
+// Group that the volume belongs to.
+func (v *Volume) Group() *Group { return v.group }
+
+// Size in bytes, a multiple of [BlockSize].
+func (v *Volume) Size() uint64 { return v.size }
+
+func (v *Volume) checkRange(first VBlock, n uint64) error {
+	if all := v.size / BlockSize; uint64(first) > all || n > all-uint64(first) {
+		return fmt.Errorf("volume %s: %d blocks from block %d: %w, which has %d", v.name, n, first, ErrPastEnd, all)
+	}
+	return nil
+}
+
+// Group finds a group by name.
+func (p *Pool) Group(name string) (*Group, error) {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	if g := p.byName[name]; g != nil {
+		return g, nil
+	}
+	return nil, fmt.Errorf("group %q: %w; known are %q", name, ErrUnknown, sortedKeys(p.byName))
+}
+
+// Groups lists the groups by name.
+func (p *Pool) Groups() []*Group {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	var out []*Group
+	for _, n := range sortedKeys(p.byName) {
+		out = append(out, p.byName[n])
+	}
+	return out
+}
+
+// Volume finds a volume of the group by name.
+func (g *Group) Volume(name string) (*Volume, error) {
+	p := g.pool
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	if v := p.vols[volumeKey{g.name, name}]; v != nil {
+		return v, nil
+	}
+	return nil, fmt.Errorf("volume %q of group %q: %w", name, g.name, ErrUnknown)
+}
+
+// Volumes lists the group's volumes by name.
+func (g *Group) Volumes() []*Volume {
+	g.pool.mu.RLock()
+	defer g.pool.mu.RUnlock()
+	var out []*Volume
+	for k, v := range g.pool.vols {
+		if k.group == g.name {
+			out = append(out, v)
+		}
+	}
+	slices.SortFunc(out, func(a, b *Volume) int { return compareStrings(a.name, b.name) })
+	return out
+}
+
+func compareStrings(a, b string) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+func checkName(what, name string) error {
+	if name == "" || len(name) > MaxNameBytes {
+		return fmt.Errorf("%s name of %d bytes: want 1 to %d", what, len(name), MaxNameBytes)
+	}
+	for _, r := range name {
+		if r < 0x21 || r == 0x7f || r == '/' || r == 0xfffd {
+			return fmt.Errorf("%s name %q: %q is not allowed", what, name, r)
+		}
+	}
+	return nil
+}
+
+// CreateVolume adds a volume of size bytes to a group, which is made if there is none of that name. All of it reads as
+// zeros. From now on a CG of the group is complete only when this volume is sealed too.
+func (p *Pool) CreateVolume(ctx context.Context, group, name string, size uint64) (*Volume, error) {
+	if err := errors.Join(checkName("group", group), checkName("volume", name), checkVolumeSize(size)); err != nil {
+		return nil, err
+	}
+	g, err := p.ensureGroup(ctx, group)
+	if err != nil {
+		return nil, err
+	}
+	made := make(chan *Volume, 1)
+	err = p.call(ctx, func(reply func(error)) {
+		var failed error
+		g.do(groupOp{
+			decide: func() (*record, error) {
+				if _, err := g.Volume(name); err == nil {
+					return nil, fmt.Errorf("volume %q of group %q: %w: it exists", name, group, ErrState)
+				}
+				p.nextVolume++
+				return &record{kind: recVolume, volume: p.nextVolume, size: size, name: name}, nil
+			},
+			applied: func(r *record) {
+				var v *Volume
+				if v, failed = p.addVolume(g, r.volume, r.name, r.size); failed == nil {
+					made <- v
+				}
+			},
+			reply: func(e error) { reply(errors.Join(e, failed)) },
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return <-made, nil
+}
+
+func (p *Pool) ensureGroup(ctx context.Context, name string) (*Group, error) {
+	err := p.call(ctx, func(reply func(error)) {
+		if _, err := p.Group(name); err == nil {
+			reply(p.failed())
+			return
+		}
+		p.nextGroup++
+		id := p.nextGroup
+		g := p.addGroup(id, name)
+		g.do(groupOp{
+			decide:  func() (*record, error) { return &record{kind: recGroup, name: name}, nil },
+			applied: func(*record) {},
+			reply:   reply,
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return p.Group(name)
+}
+
+func (p *Pool) addGroup(id uint32, name string) *Group {
+	g := &Group{pool: p, id: id, name: name, state: groupState{name: name}}
+	v := &View{group: g}
+	g.final.Store(v)
+	g.linked.Store(v)
+	p.groups = append(p.groups, g)
+	p.mu.Lock()
+	p.byName[name] = g
+	p.mu.Unlock()
+	return g
+}
+
+func (p *Pool) addVolume(g *Group, id uint32, name string, size uint64) (*Volume, error) {
+	t, err := newTable(size / BlockSize)
+	if err != nil {
+		return nil, err
+	}
+	v := &Volume{pool: p, group: g, id: id, name: name, size: size, table: t, slot: len(g.volumes)}
+	g.volumes = append(g.volumes, v)
+	same := g.final.Load() == g.linked.Load()
+	g.final.Store(g.final.Load().withVolume(v.slot, v))
+	if same {
+		g.linked.Store(g.final.Load())
+	} else {
+		g.linked.Store(g.linked.Load().withVolume(v.slot, v))
+	}
+	p.mu.Lock()
+	p.vols[volumeKey{g.name, name}] = v
+	p.mu.Unlock()
+	return v, nil
+}
+
+// DeleteVolume removes a volume and releases its blocks. It must not be bound to a writer, and no CG of its group
+// may be between complete and folded.
+func (p *Pool) DeleteVolume(ctx context.Context, group, name string) error {
+	g, err := p.Group(group)
+	if err != nil {
+		return err
+	}
+	return p.call(ctx, func(reply func(error)) {
+		var v *Volume
+		g.do(groupOp{
+			decide: func() (*record, error) {
+				if v, err = g.Volume(name); err != nil {
+					return nil, err
+				}
+				if v.writer.Load() != nil || len(g.live) > 0 || p.ctl.completing(g) {
+					return nil, fmt.Errorf("volume %q of group %q: %w: it is being written; stop its primary or pause the group, then try again", name, group, ErrState)
+				}
+				return &record{kind: recVolumeDelete, volume: v.id}, nil
+			},
+			applied: func(*record) { p.removeVolume(v) },
+			reply:   reply,
+		})
+	})
+}
+
+func (p *Pool) removeVolume(v *Volume) {
+	g := v.group
+	g.unseal(v)
+	g.volumes[v.slot] = nil
+	p.mu.Lock()
+	delete(p.vols, volumeKey{g.name, v.name})
+	p.mu.Unlock()
+	view := g.final.Load().withVolume(v.slot, nil)
+	g.final.Store(view)
+	g.linked.Store(view)
+	c := p.ctl
+	c.ckpt.drop(v)
+	c.whenUnread(func() {
+		for b := VBlock(0); uint64(b) < v.table.blocks(); b++ {
+			if e := v.table.load(b); e != 0 {
+				if err := p.alloc.ReleaseOne(uint64(e.block())); err != nil {
+					c.fail(fmt.Errorf("delete volume %s: %w", v.name, err))
+				}
+			}
+		}
+		v.table.close()
+		c.spaceFreed()
+	})
+}
+
