@@ -271,4 +271,3 @@ func (p *Pool) retire(r prange, cause error) {
 		p.ctl.journal.commit(func(error) {}, record{kind: recRetired, first: r.first, blocks: r.n})
 	})
 }
-

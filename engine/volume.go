@@ -253,4 +253,3 @@ func (p *Pool) removeVolume(v *Volume) {
 		c.spaceFreed()
 	})
 }
-

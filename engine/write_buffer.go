@@ -258,4 +258,3 @@ func (w *Writer) drain() error {
 	}
 	return w.releaseDead()
 }
-
