@@ -1,0 +1,59 @@
+// Package plant names the faults that tests of the simulator plant into the product, to see that it notices
+// each of them.
+//
+// Without the build tag "plant" [On] is a constant false: the compiler removes every planted fault, and the
+// product holds none. With the tag the simulator's tests switch on one at a time. The package imports
+// nothing, so that whatever it is planted into stays embeddable.
+package plant
+
+// Fault is one planted fault.
+type Fault uint8
+
+const (
+	None Fault = iota
+	// FlushBeforeComplete: a CG is called complete before its data and its tables are flushed.
+	FlushBeforeComplete
+	// FlushBeforeLinked: LINKED is answered before its record is flushed.
+	FlushBeforeLinked
+	// LinkBeforeComplete: LINK is sent as soon as one secondary is complete (rule R1).
+	LinkBeforeComplete
+	// ReleaseAtLink: the blocks that a CG displaces are given back when it is linked (rule R2).
+	ReleaseAtLink
+	// ReuseBeforeFinal: they are given back at RELEASE, before the FINAL record is durable.
+	ReuseBeforeFinal
+	// ReaderIgnored: what was unlinked is given back although a reader holds an old view.
+	ReaderIgnored
+	// ManifestCountOnly: a manifest's counts are compared, its digest is not.
+	ManifestCountOnly
+	// LowerEpoch: a command of a lower epoch is obeyed (rule R4).
+	LowerEpoch
+	// RevertSkipsLate: a revert ends without the controls that answer late.
+	RevertSkipsLate
+	// DecidedNotDurable: RELEASE is sent before the decision is durable (rule R2).
+	DecidedNotDurable
+	// CheckpointNewerSlot: a checkpoint overwrites the slot that the newest root names.
+	CheckpointNewerSlot
+	// TailEarly: the journal's tail passes a record that a restart still needs.
+	TailEarly
+	// PageUnchecked: the checksum of a table page is not verified.
+	PageUnchecked
+	// WriteAfterHeld: a write that begins after HELD(n) is still tagged n.
+	WriteAfterHeld
+	// CollisionIgnored: a write overwrites a block that a cut CG still has to send.
+	CollisionIgnored
+	// End is behind the last fault.
+	End
+)
+
+var names = [...]string{
+	None: "none", FlushBeforeComplete: "flush before COMPLETE left out", FlushBeforeLinked: "flush before LINKED left out",
+	LinkBeforeComplete: "LINK before all COMPLETE", ReleaseAtLink: "displaced blocks released at LINK",
+	ReuseBeforeFinal: "displaced blocks released before FINAL is durable", ReaderIgnored: "blocks reused while a reader holds an old view",
+	ManifestCountOnly: "manifest's digest not compared", LowerEpoch: "a lower epoch accepted",
+	RevertSkipsLate: "revert skips controls that answer late", DecidedNotDurable: "DECIDED not made durable",
+	CheckpointNewerSlot: "checkpoint overwrites the newer slot", TailEarly: "journal tail reclaimed a record early",
+	PageUnchecked: "checksum of a table page not verified", WriteAfterHeld: "write of n+1 tagged n after HELD",
+	CollisionIgnored: "collision ignored in catch-up",
+}
+
+func (f Fault) String() string { return names[f] }

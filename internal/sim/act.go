@@ -1,0 +1,334 @@
+package sim
+
+import (
+	"time"
+
+	"github.com/farside-storage/farside/engine"
+	"github.com/farside-storage/farside/primary"
+	"github.com/farside-storage/farside/ring"
+	"github.com/farside-storage/farside/ring/ringtest"
+)
+
+// do carries out an operation of the list. One that makes no sense as things are does nothing, so that a
+// list stays valid when others are taken out of it.
+func (w *world) do(o Op) {
+	switch o.Kind {
+	case "record":
+		w.host.record()
+	case "write", "part", "zeroes", "trim":
+		w.doHost(o)
+	case "kill":
+		w.trace("%v", o)
+		w.kill(o.Node)
+	case "power":
+		w.trace("%v", o)
+		w.power(o)
+	case "cut":
+		w.doCut(o)
+	case "part-net":
+		w.trace("%v", o)
+		w.part(&partition{a: w.nodeName(o.Node), b: w.nodeName(o.Peer), until: w.now + o.Dur, stall: o.How == "stall"})
+	case "hang":
+		w.trace("%v", o)
+		if n := w.node(o.Node); n != nil {
+			n.hung = max(n.hung, w.now+o.Dur)
+		}
+	case "failover":
+		w.trace("%v", o)
+		w.failover(o.How == "crash")
+	default:
+		w.doSecondary(o)
+	}
+}
+
+func (w *world) doHost(o Op) {
+	v := w.volume(o.Node)
+	if v == nil || o.A >= v.blocks || o.B == 0 || o.B > v.blocks-o.A {
+		return
+	}
+	off, n := o.A*primary.BlockSize, o.B*primary.BlockSize
+	op := primary.OpWrite
+	switch o.Kind {
+	case "part": // blocks written in part
+		off, n = off+512, n-512
+	case "zeroes":
+		op = primary.OpWriteZeroes
+	case "trim":
+		op = primary.OpTrim
+	}
+	w.host.other(op, v, off, n, o.How == "fua")
+}
+
+// nodeName resolves m0: it is the manager that leads.
+func (w *world) nodeName(name string) string {
+	if name == "m0" || name == "m1" {
+		return w.leader().name
+	}
+	return name
+}
+
+func (w *world) node(name string) *node {
+	if name == "m0" || name == "m1" {
+		return w.leader().node
+	}
+	if p := w.primary(name); p != nil {
+		return p.node
+	}
+	if s := w.secondary(name); s != nil {
+		return s.node
+	}
+	return nil
+}
+
+// kill ends a process with no chance to do anything; its machine goes on, and it is started again.
+func (w *world) kill(name string) {
+	w.report.Kills++
+	if s := w.secondary(name); s != nil && s.up {
+		s.stop(false, nil)
+		s.later()
+	}
+	if p := w.primary(name); p != nil && p.up {
+		p.stop(false, nil)
+		p.later()
+	}
+	if m := w.leader(); name == "m0" {
+		m.stop(false)
+		m.later()
+	}
+}
+
+func policyOf(how string) ringtest.Policy {
+	switch how {
+	case "none":
+		return ringtest.None
+	case "all":
+		return ringtest.All
+	case "prefix":
+		return ringtest.Prefix
+	case "all-but-one":
+		return ringtest.AllButOne
+	}
+	return ringtest.Random
+}
+
+// power takes a machine's power, at once or at an event of its devices.
+func (w *world) power(o Op) {
+	policy := policyOf(o.How)
+	s := w.secondary(o.Node)
+	if s != nil && o.B > 0 {
+		s.armed = &arm{ringtest.Event((o.A - 1) % 3), o.B, policy}
+		if s.up {
+			s.applyArm()
+		}
+		return
+	}
+	w.report.Crashes++
+	if s != nil && s.up {
+		s.stop(true, policy)
+		s.later()
+	}
+	if p := w.primary(o.Node); p != nil && p.up {
+		p.stop(true, policy)
+		p.later()
+	}
+	if m := w.leader(); o.Node == "m0" {
+		m.stop(true)
+		m.later()
+	}
+}
+
+// powerFailure is the end of a machine whose devices crashed at an event that was ordered.
+func (w *world) powerFailure(x interface {
+	crashPolicy() ringtest.Policy
+	stop(bool, ringtest.Policy)
+	later()
+}) {
+	w.report.Crashes++
+	x.stop(true, x.crashPolicy())
+	x.later()
+}
+
+func (s *secondaryNode) crashPolicy() ringtest.Policy {
+	s.w.trace("%s loses power at the event that was ordered", s.name)
+	if s.armed == nil {
+		return ringtest.Random
+	}
+	return s.armed.policy
+}
+
+func (p *primaryNode) crashPolicy() ringtest.Policy { return ringtest.Random }
+
+func (p *primaryNode) later() {
+	run := p.run
+	p.w.at(p.w.now+p.between(p.w.cfg.restart/2, p.w.cfg.restart), func() {
+		if !p.up && p.run == run {
+			p.start()
+		}
+	})
+}
+
+func (m *managerNode) later() {
+	run := m.run
+	m.w.at(m.w.now+m.between(m.w.cfg.restart/2, m.w.cfg.restart), func() {
+		if !m.up && m.run == run && m.w.leader() == m {
+			m.start()
+		}
+	})
+}
+
+// failover has the other manager take over, whether the one that led is still there or not.
+func (w *world) failover(crash bool) {
+	w.report.Failovers++
+	old := w.leader()
+	other := w.man[0]
+	if old == other {
+		other = w.man[1]
+	}
+	if crash {
+		old.stop(true)
+	}
+	other.stop(false)
+	other.start()
+}
+
+func (w *world) doCut(o Op) {
+	a, b := w.node(o.Node), w.node(o.Peer)
+	if a == nil || b == nil {
+		return
+	}
+	w.trace("%v", o)
+	for _, c := range w.conns {
+		x, y := c.ends[0].node, c.ends[1].node
+		if x == a && y == b || x == b && y == a {
+			c.cut(false)
+		}
+	}
+}
+
+func (w *world) doSecondary(o Op) {
+	if o.Kind == "mangle" {
+		p, s := w.primary(o.Node), w.secondary(o.Peer)
+		if p != nil && p.up {
+			for _, l := range p.links {
+				l.mangle = l.mangle || l.to == s
+			}
+		}
+		return
+	}
+	s := w.secondary(o.Node)
+	if s == nil || !s.up || s.pool == nil {
+		return
+	}
+	w.trace("%v", o)
+	switch o.Kind {
+	case "checkpoint":
+		s.around(func() { s.hear(s.pool.Checkpoint(background)) })
+	case "snapshot":
+		s.snapshot(o.Dur)
+	case "disk":
+		s.breakDisk(o)
+	case "rot":
+		s.decay(o)
+	}
+}
+
+// snapshot holds a view for a while, then reads it.
+func (s *secondaryNode) snapshot(d time.Duration) {
+	x := &snapshot{view: s.group.Snapshot(engine.FinalView)}
+	x.cg = x.view.CG()
+	images := map[*volume][]uint64{}
+	for _, v := range s.volumes {
+		images[v] = s.w.hist.image(x.cg, v)
+	}
+	s.snaps = append(s.snaps, x)
+	s.after(d, func() {
+		s.around(func() {
+			s.w.hist.restore(x.cg, images)
+			for _, v := range s.volumes {
+				s.w.compare(s, v, x.cg, engine.FinalView, x.view)
+			}
+			x.view.Close()
+			for i, y := range s.snaps {
+				if x == y {
+					s.snaps = append(s.snaps[:i:i], s.snaps[i+1:]...)
+					break
+				}
+			}
+		})
+	})
+}
+
+// restore brings back an image that was forgotten, for a reader that still holds it.
+func (h *history) restore(cg uint64, images map[*volume][]uint64) {
+	if cg == 0 {
+		return
+	}
+	if h.images[cg] == nil {
+		h.images[cg] = map[*volume][]uint64{}
+	}
+	for v, i := range images {
+		h.images[cg][v] = i
+	}
+}
+
+// faultsLast is how long a disk stays bad.
+const faultsLast = 40 * time.Millisecond
+
+// breakDisk makes requests of one device fail, for a while.
+func (s *secondaryNode) breakDisk(o Op) {
+	f := ringtest.Fault{Kind: ringtest.Fails, Device: int(o.A) % len(s.devs.Info()), Skip: int(o.A), Count: 2}
+	switch o.How {
+	case "write":
+		f.Op = ring.OpWrite
+	case "short":
+		f.Op, f.Kind = ring.OpWrite, ringtest.Short
+	case "flush":
+		f.Op = ring.OpFlush
+	case "read":
+		f.Op = ring.OpRead
+	}
+	s.devs.Inject(f)
+	// A failed write that was placed elsewhere leaves traces for as long as the run lasts.
+	s.healAt = -1
+}
+
+func (s *secondaryNode) heal() {
+	if s.healAt == -1 && s.up {
+		s.devs.Heal()
+	}
+}
+
+// rot is damage of a device that stays, and can be undone.
+type rot struct {
+	off  int64
+	kept []byte
+}
+
+// decay ends the machine, and flips a bit of the newest image of a table page while it is off. The pool must be refused,
+// or show what it showed.
+func (s *secondaryNode) decay(o Op) {
+	first, n := s.pool.Inspect().TableArea()
+	s.stop(true, policyOf(o.How))
+	r := &rot{off: first + int64(o.A%uint64(n)), kept: make([]byte, engine.BlockSize)}
+	r.off = r.off / engine.BlockSize * engine.BlockSize
+	for range n / engine.BlockSize { // one that holds something
+		s.devs.ReadAt(0, r.kept, r.off)
+		if r.kept[0] != 0 {
+			break
+		}
+		if r.off += engine.BlockSize; r.off >= first+n {
+			r.off = first
+		}
+	}
+	damaged := append([]byte(nil), r.kept...)
+	damaged[40+o.A%256*8%(engine.BlockSize-40)] ^= 1
+	s.devs.WriteAt(0, damaged, r.off)
+	s.rotten = r
+	s.later()
+}
+
+// unrot puts back what was there.
+func (s *secondaryNode) unrot() {
+	s.devs.WriteAt(0, s.rotten.kept, s.rotten.off)
+	s.rotten = nil
+}

@@ -1,0 +1,133 @@
+package sim
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/farside-storage/farside/ring/ringtest"
+)
+
+// Report counts what runs did.
+type Report struct {
+	Seeds      uint64 `json:"seeds"`
+	Steps      uint64 `json:"steps"` // after which invariants were checked
+	Events     uint64 `json:"events"`
+	IOs        uint64 `json:"ios"`         // requests to devices
+	Frames     uint64 `json:"frames"`      // of data connections
+	HostWrites uint64 `json:"host_writes"` //
+	CGs        uint64 `json:"cgs"`         // decided
+	Reverts    uint64 `json:"reverts"`     // visits of controls by reverts
+	Crashes    uint64 `json:"crashes"`     // power failures
+	Kills      uint64 `json:"kills"`
+	Failovers  uint64 `json:"failovers"`
+	Recoveries uint64 `json:"recoveries"` // pools opened and compared
+	Reads      uint64 `json:"reads"`      // of whole copies
+	PoolFull   uint64 `json:"pool_full"`
+}
+
+// Add sums up.
+func (r *Report) Add(o Report) {
+	r.Seeds += o.Seeds
+	r.Steps += o.Steps
+	r.Events += o.Events
+	r.IOs += o.IOs
+	r.Frames += o.Frames
+	r.HostWrites += o.HostWrites
+	r.CGs += o.CGs
+	r.Reverts += o.Reverts
+	r.Crashes += o.Crashes
+	r.Kills += o.Kills
+	r.Failovers += o.Failovers
+	r.Recoveries += o.Recoveries
+	r.Reads += o.Reads
+	r.PoolFull += o.PoolFull
+}
+
+// count adds what an incarnation of devices did.
+func (r *Report) count(d *ringtest.Devices) { r.IOs += d.Count(ringtest.Submission) }
+
+// Failure is a run that broke an invariant.
+type Failure struct {
+	Seed      uint64     `json:"seed"`
+	Violation *Violation `json:"violation"`
+	// Ops is the shortest list found that breaks the same invariant.
+	Ops []Op `json:"-"`
+	// Replay is Ops as text, for "farside sim --replay".
+	Replay string `json:"replay"`
+}
+
+func (f *Failure) Error() string {
+	return fmt.Sprintf("seed %d: %v", f.Seed, f.Violation)
+}
+
+// Options of a run.
+type Options struct {
+	// Trace is told, in words, of what happens; nil: nothing.
+	Trace func(line string)
+	// Keep leaves the operations of a failure as they are; else those that do not matter are taken out.
+	Keep bool
+}
+
+// Run simulates one seed. A *Failure says that an invariant was broken; other errors that the
+// simulation could not be made.
+func Run(seed uint64, o Options) (Report, error) {
+	return Replay{Seed: seed, Ops: drawOps(seed, drawConfig(seed))}.Run(o)
+}
+
+// Run does a replay.
+func (r Replay) Run(o Options) (Report, error) {
+	report, v, err := r.once(o.Trace)
+	if err != nil || v == nil {
+		return report, err
+	}
+	f := &Failure{Seed: r.Seed, Violation: v, Ops: r.Ops}
+	if !o.Keep {
+		f.Ops, f.Violation = r.reduce(v)
+	}
+	var b strings.Builder
+	_, _ = Replay{r.Seed, f.Ops}.WriteTo(&b) // a Builder takes everything
+	f.Replay = b.String()
+	return report, f
+}
+
+func (r Replay) once(trace func(string)) (Report, *Violation, error) {
+	w, err := newWorld(r.Seed)
+	if err != nil {
+		return Report{}, nil, err
+	}
+	defer w.close()
+	w.verbose = trace
+	v := w.run(r.Ops)
+	for _, s := range w.sec {
+		if s.up {
+			w.report.count(s.devs)
+		}
+	}
+	w.report.Seeds, w.report.Events = 1, w.seq
+	return w.report, v, nil
+}
+
+// reductions bounds the runs that shortening a failure may take.
+const reductions = 400
+
+// reduce takes operations out for as long as the same invariant breaks: first large pieces, then single ones.
+func (r Replay) reduce(v *Violation) ([]Op, *Violation) {
+	ops, tries := r.Ops, 0
+	for size := (len(ops) + 1) / 2; size > 0 && tries < reductions; {
+		shorter := false
+		for at := 0; at < len(ops) && tries < reductions; {
+			rest := append(append([]Op(nil), ops[:at]...), ops[min(at+size, len(ops)):]...)
+			tries++
+			_, again, err := Replay{r.Seed, rest}.once(nil)
+			if err == nil && again != nil && again.Invariant == v.Invariant {
+				ops, v, shorter = rest, again, true
+				continue
+			}
+			at += size
+		}
+		if !shorter || size > 1 {
+			size /= 2
+		}
+	}
+	return ops, v
+}

@@ -1,0 +1,332 @@
+package sim
+
+import (
+	"slices"
+
+	"github.com/cespare/xxhash/v2"
+
+	"github.com/farside-storage/farside/engine"
+	"github.com/farside-storage/farside/manager"
+	"github.com/farside-storage/farside/wire"
+)
+
+// acks is what a secondary has acknowledged, and what must therefore outlive every crash.
+type acks struct {
+	epoch    uint64
+	final    uint64
+	linked   uint64 // 0: none that must still be there
+	complete uint64
+	through  uint64
+	everDone map[uint64]bool // CGs that were complete
+}
+
+func (a *acks) completed(cg uint64) {
+	if a.everDone == nil {
+		a.everDone = map[uint64]bool{}
+	}
+	a.everDone[cg] = true
+	if cg > a.through {
+		a.complete = max(a.complete, cg)
+	}
+}
+
+// asked notes what is under way, whatever comes of it: what it takes back need not be there any more.
+func (a *acks) asked(c wire.Commanded) {
+	if r, ok := c.(*wire.Revert); ok {
+		if a.linked == r.CG {
+			a.linked = 0
+		}
+		if r.Discard && a.complete >= r.CG && a.complete <= r.Through {
+			a.complete, a.linked = 0, 0
+		}
+	}
+}
+
+func (a *acks) answered(w *world, s *secondaryNode, m wire.Message) {
+	c, ok := m.(wire.Commanded)
+	if !ok {
+		return
+	}
+	h := c.Head()
+	if h.Epoch < a.epoch {
+		w.fail("R4", "%s obeyed epoch %d after epoch %d", s.name, h.Epoch, a.epoch)
+	}
+	switch m := m.(type) {
+	case *wire.State:
+		a.epoch = max(a.epoch, h.Epoch)
+		if m.Complete > m.Final {
+			a.completed(m.Complete)
+		}
+	case *wire.Linked:
+		a.linked = max(a.linked, h.CG)
+	case *wire.Final:
+		a.final = max(a.final, h.CG)
+	}
+}
+
+// checkRecovered compares what a crash left with what was acknowledged.
+func (w *world) checkRecovered(s *secondaryNode) {
+	w.report.Recoveries++
+	st, a := s.pool.Inspect().State(s.group), &s.acks
+	switch {
+	case st.Epoch < a.epoch:
+		w.fail("acknowledged", "%s acknowledged epoch %d and comes back with %d", s.name, a.epoch, st.Epoch)
+	case st.Final < a.final:
+		w.fail("acknowledged", "%s acknowledged CG %d as final and comes back with %d", s.name, a.final, st.Final)
+	case a.linked > st.Final && st.Linked < a.linked:
+		w.fail("acknowledged", "%s acknowledged CG %d as linked and comes back with %d (final %d)", s.name, a.linked, st.Linked, st.Final)
+	case a.complete > st.Final && st.Complete < a.complete:
+		w.fail("acknowledged", "%s acknowledged CG %d as complete and comes back with %d (final %d)", s.name, a.complete, st.Complete, st.Final)
+	}
+	w.checkSecondary(s)
+	w.readAll(s)
+}
+
+// checkSecondary looks at a secondary after each thing it did.
+func (w *world) checkSecondary(s *secondaryNode) {
+	w.report.Steps++
+	st := s.pool.Inspect().State(s.group)
+	changed := st.Final != s.seen.Final || st.Linked != s.seen.Linked || st.Complete != s.seen.Complete || st.Discarded != s.seen.Discarded
+	s.seen = st
+	if st.Final > 0 && !w.log.decided[st.Final] {
+		w.fail("R2", "%s made CG %d final, which was never decided", s.name, st.Final)
+	}
+	if !changed && w.rng.IntN(8) > 0 {
+		return
+	}
+	if err := s.pool.Inspect().Blocks(s.writers()...); err != nil {
+		w.fail("blocks", "%s: %v", s.name, err)
+	}
+	w.checkAgree(s, st)
+	w.checkView(s, engine.FinalView, st.Final)
+	w.checkView(s, engine.LinkedView, st.Linked)
+	if changed && w.rng.IntN(4) == 0 {
+		w.readAll(s)
+	}
+}
+
+// checkAgree: what the secondaries show is one CG, or that and the one next to it.
+func (w *world) checkAgree(s *secondaryNode, st engine.GroupState) {
+	for _, o := range w.sec {
+		if o == s || !o.up || o.pool == nil {
+			continue
+		}
+		other := o.pool.Inspect().State(o.group)
+		lo, hi := min(st.Final, other.Final), max(st.Final, other.Final)
+		if lo == hi {
+			continue
+		}
+		if i := slices.Index(w.log.order, hi); i > 0 && w.log.order[i-1] != lo || i == 0 && lo != 0 {
+			w.fail("one CG", "%s shows CG %d, %s shows CG %d: decided are %v", s.name, st.Final, o.name, other.Final, tail(w.log.order))
+		}
+		if st.Final == lo && st.Linked != hi || other.Final == lo && other.Linked != hi {
+			w.fail("one CG", "CG %d is final on one of %s and %s, and not linked on the other", hi, s.name, o.name)
+		}
+	}
+}
+
+func tail(list []uint64) []uint64 { return list[max(0, len(list)-4):] }
+
+// checkView compares pointers with the history, without reading data.
+func (w *world) checkView(s *secondaryNode, kind engine.ViewKind, cg uint64) {
+	for _, v := range s.volumes {
+		ev, err := s.group.Volume(v.name)
+		if err != nil {
+			w.fail("view", "%s: %v", s.name, err)
+		}
+		want := w.hist.image(cg, v)
+		if want == nil {
+			w.fail("view", "%s shows CG %d, at whose cut volume %s was not held", s.name, cg, v.name)
+		}
+		s.pool.Inspect().Look(ev, kind, func(b engine.VBlock, at engine.PBlock, matches func(uint64) bool) {
+			if at == 0 && want[b] != zeroSum || at != 0 && !matches(want[b]) {
+				w.fail("view", "%s, view %d: CG %d volume %s block %d (physical %d) is not what the primary held at the cut", s.name, kind, cg, v.name, b, at)
+			}
+		})
+	}
+}
+
+// readAll reads both views of every volume, and compares every byte with the history by its sum.
+func (w *world) readAll(s *secondaryNode) {
+	st := s.pool.Inspect().State(s.group)
+	w.report.Reads++
+	for _, v := range s.volumes {
+		w.compare(s, v, st.Final, engine.FinalView, nil)
+		if st.Linked != st.Final {
+			w.compare(s, v, st.Linked, engine.LinkedView, nil)
+		}
+	}
+}
+
+func (w *world) compare(s *secondaryNode, v *volume, cg uint64, kind engine.ViewKind, of *engine.Snapshot) {
+	if s.devs.Crashed() || s.failed != nil {
+		return
+	}
+	ev, err := s.group.Volume(v.name)
+	if err != nil {
+		w.fail("view", "%s: %v", s.name, err)
+	}
+	done := false
+	r := &engine.Read{Volume: ev, View: kind, Snapshot: of, Buf: w.buffer[:v.blocks*engine.BlockSize],
+		Done: func(*engine.Read) { done = true }}
+	r.Start()
+	for !done {
+		if _, err := s.pool.Step(); err != nil {
+			s.hear(err)
+			return
+		}
+	}
+	if r.Err != nil {
+		if s.faulty() || s.rotten != nil || s.devs.Crashed() {
+			return
+		}
+		w.fail("read", "%s: CG %d: %v", s.name, cg, r.Err)
+	}
+	if r.Snapshot == nil && r.CG != cg {
+		return // stepping moved it on
+	}
+	want := w.hist.image(cg, v)
+	for b := range want {
+		if got := xxhash.Sum64(r.Buf[b*engine.BlockSize : (b+1)*engine.BlockSize]); got != want[b] {
+			w.fail("read", "%s: CG %d volume %s block %d does not read as the primary's at the cut", s.name, cg, v.name, b)
+		}
+	}
+}
+
+// Managers.
+
+// checkSend looks at a command before it leaves.
+func (w *world) checkSend(m *managerNode, a manager.Send) {
+	c, ok := a.Message.(wire.Commanded)
+	if !ok {
+		return
+	}
+	n := c.Head().CG
+	if c.Head().Epoch != m.epoch {
+		w.fail("R4", "%s sends %v with epoch %d: its own is %d", m.name, c.Type(), c.Head().Epoch, m.epoch)
+	}
+	switch msg := a.Message.(type) {
+	case *wire.Link:
+		for _, s := range w.sec {
+			if !s.acks.everDone[n] {
+				w.fail("R1", "%s sends LINK(%d), but %s never had it complete", m.name, n, s.name)
+			}
+		}
+	case *wire.Release:
+		if !w.log.decided[n] {
+			w.fail("R2", "%s sends RELEASE(%d), which is not decided durably", m.name, n)
+		}
+	case *wire.Revert:
+		if w.log.decided[n] {
+			w.fail("R3", "%s sends REVERT(%d) after it was decided", m.name, n)
+		}
+		if !msg.Discard {
+			return
+		}
+		for _, d := range w.log.order {
+			if d >= n && d <= msg.Through {
+				w.fail("R3", "%s discards CGs %d to %d, of which %d was decided", m.name, n, msg.Through, d)
+			}
+		}
+	case *wire.Hold:
+		w.checkHold(m, n)
+	}
+}
+
+// checkHold: no CG is held while a secondary shows another CG than the one decided last.
+func (w *world) checkHold(m *managerNode, n uint64) {
+	if !m.leads() {
+		return
+	}
+	for _, s := range w.sec {
+		if !s.up || s.pool == nil {
+			continue
+		}
+		if st := s.pool.Inspect().State(s.group); st.Linked != st.Final || st.Final != w.log.rec.Decided.CG {
+			w.fail("R3", "%s holds CG %d while %s shows CG %d, final %d, and CG %d is decided", m.name, n, s.name, st.Linked, st.Final, w.log.rec.Decided.CG)
+		}
+	}
+}
+
+// checkManager looks at a manager after an event.
+func (w *world) checkManager(m *managerNode, ev manager.Event) {
+	w.report.Steps++
+	switch ev := ev.(type) {
+	case manager.Durable:
+		w.decidedNew()
+		return
+	case manager.Received:
+		switch ev.Message.(type) {
+		case *wire.Final, *wire.State:
+		default:
+			return
+		}
+	default:
+		return
+	}
+	p := m.core.Status(w.wall()).RecoveryPoint
+	if p == nil || *p == 0 || *p == m.point {
+		return
+	}
+	m.point = *p
+	w.point = max(w.point, *p)
+	for _, s := range w.sec {
+		if s.acks.final >= *p || s.up && s.pool != nil && s.pool.Inspect().State(s.group).Final >= *p {
+			return
+		}
+	}
+	w.fail("R5", "%s calls CG %d a recovery point, but no secondary has it final", m.name, *p)
+}
+
+// decidedNew looks at a CG that was decided just now.
+func (w *world) decidedNew() {
+	n := w.log.rec.Decided.CG
+	if n == w.lastDecided {
+		return
+	}
+	if n < w.lastDecided {
+		w.fail("R3", "CG %d was decided after CG %d", n, w.lastDecided)
+	}
+	w.lastDecided = n
+	w.report.CGs++
+	w.checkChain(n)
+	if len(w.log.order) > 3 {
+		w.hist.forget(w.log.order[len(w.log.order)-4])
+	}
+}
+
+func (w *world) audit(m *managerNode, e manager.Entry) {
+	w.trace("%s: %s CG %d %s %s: %s", m.name, e.Kind, e.CG, e.Control, e.Said, e.Did)
+	switch e.Kind {
+	case manager.EntryReverted:
+		w.report.Reverts++
+	case manager.EntryHalt:
+		if m.leads() {
+			w.fail("halt", "%s halts: %s", m.name, e.Did)
+		}
+	}
+}
+
+// Both ends.
+
+// checkCommand notes a command that reaches a primary.
+func (w *world) checkCommand(p *primaryNode, c wire.Commanded) {
+	w.report.Steps++
+	p.epoch = max(p.epoch, c.Head().Epoch)
+}
+
+// checkAnswer looks at what a primary tells a manager.
+func (w *world) checkAnswer(p *primaryNode, m wire.Message) {
+	c, ok := m.(wire.Commanded)
+	if !ok {
+		return
+	}
+	h := c.Head()
+	if h.Epoch < p.epoch {
+		w.fail("R4", "%s obeyed epoch %d after epoch %d", p.name, h.Epoch, p.epoch)
+	}
+	if t, ok := m.(*wire.Thawed); ok && t.OK && h.CG > p.cut {
+		p.cut = h.CG
+		w.hist.cut(h.CG, p)
+	}
+}

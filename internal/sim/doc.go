@@ -1,0 +1,2 @@
+// Package sim simulates the whole system, crash by crash.
+package sim

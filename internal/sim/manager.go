@@ -1,0 +1,186 @@
+package sim
+
+import (
+	"errors"
+	"time"
+
+	"github.com/farside-storage/farside/internal/plant"
+	"github.com/farside-storage/farside/manager"
+	"github.com/farside-storage/farside/wire"
+)
+
+// epoch0 is the manager's clock when virtual time begins.
+var epoch0 = time.Unix(1_700_000_000, 0)
+
+// decisionLog is the durable log that the managers share. As in etcd, whoever began the newest epoch may
+// write to it.
+type decisionLog struct {
+	rec     manager.Recovered
+	decided map[uint64]bool
+	order   []uint64 // decided CGs, ascending
+}
+
+// begin starts an epoch.
+func (l *decisionLog) begin() manager.Recovered {
+	l.rec.Epoch++
+	rec := l.rec
+	rec.Known = rec.Reserved > 0 || rec.Decided.CG > 0
+	return rec
+}
+
+var errFenced = errors.New("another manager leads")
+
+func (l *decisionLog) append(epoch uint64, r manager.Record) error {
+	if epoch != l.rec.Epoch {
+		return errFenced
+	}
+	if r.Decided != nil {
+		l.rec.Decided = *r.Decided
+		if n := r.Decided.CG; !l.decided[n] {
+			l.decided[n] = true
+			l.order = append(l.order, n)
+		}
+	}
+	if r.Reserve > 0 {
+		l.rec.Reserved = r.Reserve
+	}
+	if r.Settings != nil {
+		l.rec.Settings = r.Settings
+	}
+	if r.Paused != nil {
+		l.rec.Paused = *r.Paused
+	}
+	return nil
+}
+
+// managerNode drives a manager's core.
+type managerNode struct {
+	*node
+	core     *manager.Core
+	epoch    uint64
+	peers    map[string]*end
+	alarm    time.Time
+	queue    []manager.Persist // being made durable, in order
+	point    uint64
+	acting   bool
+	incoming []manager.Event
+}
+
+func (w *world) wall() time.Time { return epoch0.Add(w.now) }
+
+// start takes the group over.
+func (m *managerNode) start() {
+	w := m.w
+	m.begin()
+	rec := w.log.begin()
+	core, err := manager.NewCore(w.cfg.group(), w.cfg.settings, rec, w.wall())
+	if err != nil {
+		w.fail("start", "manager %s: %v", m.name, err)
+	}
+	m.core, m.epoch, m.peers, m.alarm, m.queue, m.point = core, rec.Epoch, map[string]*end{}, time.Time{}, nil, 0
+	w.trace("%s takes over with epoch %d", m.name, m.epoch)
+	m.step(manager.Tick{})
+	for _, p := range w.prim {
+		m.connect(p.node, p.serveManager, 0)
+	}
+	for _, s := range w.sec {
+		m.connect(s.node, s.serveManager, 0)
+	}
+}
+
+// stop ends the process; of what was being made durable a part may be durable.
+func (m *managerNode) stop(silent bool) {
+	if !m.up {
+		return
+	}
+	for _, p := range m.queue[:m.rng.IntN(len(m.queue)+1)] {
+		_ = m.w.log.append(m.epoch, p.Record) // another manager leads: it has no effect
+	}
+	m.queue = nil
+	m.end(silent)
+}
+
+func (m *managerNode) connect(peer *node, met func(*end), pause time.Duration) {
+	m.after(pause, func() {
+		m.w.dial(m.node, peer, met, func(e *end) {
+			again := m.between(5*time.Millisecond, m.w.cfg.backoff)
+			if e == nil {
+				m.step(manager.Disconnected{Peer: peer.name, Reason: "cannot be reached"})
+				m.connect(peer, met, again)
+				return
+			}
+			m.peers[peer.name] = e
+			e.onItem = func(v any) { m.step(manager.Received{From: peer.name, Message: v.(wire.Message)}) }
+			e.onEnd = func(err error) {
+				delete(m.peers, peer.name)
+				m.step(manager.Disconnected{Peer: peer.name, Reason: err.Error()})
+				m.connect(peer, met, again)
+			}
+			m.step(manager.Connected{Peer: peer.name, Instance: peer.instance})
+		})
+	})
+}
+
+// step gives an event to the core and does what it wants. Events that this leads to come after.
+func (m *managerNode) step(ev manager.Event) {
+	m.incoming = append(m.incoming, ev)
+	if m.acting {
+		return
+	}
+	m.acting = true
+	for len(m.incoming) > 0 {
+		ev := m.incoming[0]
+		m.incoming = m.incoming[1:]
+		for _, a := range m.core.Step(m.w.wall(), ev) {
+			m.act(a)
+		}
+		m.w.checkManager(m, ev)
+	}
+	m.acting = false
+}
+
+func (m *managerNode) act(a manager.Action) {
+	switch a := a.(type) {
+	case manager.Send:
+		m.w.checkSend(m, a)
+		if e := m.peers[a.To]; e != nil {
+			e.send(a.Message)
+		}
+	case manager.Persist:
+		m.queue = append(m.queue, a)
+		m.after(m.between(20*time.Microsecond, 2*time.Millisecond), m.recorded)
+	case manager.SetTimer:
+		m.alarm = a.At
+		if !a.At.IsZero() {
+			m.after(a.At.Sub(m.w.wall()), func() {
+				if m.alarm.Equal(a.At) {
+					m.step(manager.Tick{})
+				}
+			})
+		}
+	case manager.Reconnect:
+		if e := m.peers[a.Peer]; e != nil {
+			e.close()
+			end := e.onEnd
+			m.after(0, func() { end(errors.New(a.Reason)) })
+		}
+	case manager.Audit:
+		m.w.audit(m, a.Entry)
+	}
+}
+
+// recorded makes the oldest record durable.
+func (m *managerNode) recorded() {
+	p := m.queue[0]
+	m.queue = m.queue[1:]
+	if err := m.w.log.append(m.epoch, p.Record); err != nil {
+		m.step(manager.NotDurable{ID: p.ID, Err: err})
+		return
+	}
+	m.step(manager.Durable{ID: p.ID})
+}
+
+// leads says whether this is the manager with the newest epoch.
+func (m *managerNode) leads() bool { return m.up && m.epoch == m.w.log.rec.Epoch }
+
+var _ = plant.On
