@@ -82,7 +82,8 @@ func fakes() services {
 			}
 			return poolInfo{Pool: "0a-0b", Name: r.Name, Devices: r.Devices, Bytes: 4 << 30, DataBytes: 3 << 30}, nil
 		},
-		group: fakeManager,
+		group:        fakeManager,
+		planRecovery: fakePlan, recoverGroups: fakeRecover,
 		listVolumes: func(context.Context, poolRequest) ([]volumeInfo, error) {
 			return []volumeInfo{{"shop", "data", 64 << 30, 17}, {"shop", "log", 8192, 0}}, nil
 		},
@@ -143,6 +144,7 @@ func TestErrors(t *testing.T) {
 	if err := os.WriteFile(bad, []byte("[node]\nname = \"n\"\nlisten = \"0.0.0.0:1\"\n\n[secondary]\ndevicse = []\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	m1 := exampleFile(t, dir, config.RoleManager)
 	tests := []struct {
 		name string
 		code int
@@ -182,6 +184,12 @@ func TestErrors(t *testing.T) {
 		{"group-set-bad", exitUsage, []string{"group", "set", "shop", "--interval", "soon", "--manager", "127.0.0.1:1"}},
 		{"group-refused", exitUsage, []string{"group", "set", "shop", "--interval", "25h", "--manager", "127.0.0.1:1"}},
 		{"group-unreachable", exitUnreachable, []string{"group", "list", "--manager", "127.0.0.1:9"}},
+		{"recover-neither", exitUsage, []string{"recover"}},
+		{"recover-both", exitUsage, []string{"recover", "--plan", "--apply"}},
+		{"recover-without-config", exitUsage, []string{"recover", "--plan"}},
+		{"recover-bad-override", exitUsage, []string{"recover", "--plan", "--config", m1, "--override", "127.0.0.1:7410=gone"}},
+		{"recover-override-reachable", exitRefused, []string{"recover", "--apply", "--config", m1, "--group", "shop", "--override", "127.0.0.1:7410=absent"}},
+		{"recover-busy", exitRefused, []string{"recover", "--apply", "--config", m1, "--group", "busy"}},
 		{"demo-too-long", exitUsage, []string{"demo", "--seconds", "1e9"}},
 	}
 	for _, test := range tests {
@@ -218,14 +226,7 @@ func TestResults(t *testing.T) {
 	if err := os.WriteFile(image, make([]byte, 4096), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	b1 := filepath.Join(dir, "b1.toml")
-	text, err := config.Example(config.RoleSecondary)
-	if err == nil {
-		err = os.WriteFile(b1, []byte(text), 0o600)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	b1, m1 := exampleFile(t, dir, config.RoleSecondary), exampleFile(t, dir, config.RoleManager)
 	tests := []struct {
 		name string
 		code int
@@ -247,6 +248,11 @@ func TestResults(t *testing.T) {
 		{"group-pause", 0, []string{"group", "pause", "shop", "--manager", "127.0.0.1:1"}, append([]string{"action", "group", "manager"}, groupKeys("group")...)},
 		{"group-resume", 0, []string{"group", "resume", "shop", "--manager", "127.0.0.1:1"}, append([]string{"action", "group", "manager"}, groupKeys("group")...)},
 		{"group-set", 0, []string{"group", "set", "shop", "--interval", "250ms", "--rpo-alert", "5s", "--manager", "127.0.0.1:1"}, append([]string{"action", "group", "manager"}, groupKeys("group")...)},
+		{"recover-plan", 0, []string{"recover", "--plan", "--config", m1, "--group", "shop"}, recoverKeys("plan.controls", "plan.controls[]")},
+		{"recover-apply", 0, []string{"recover", "--apply", "--config", m1, "--group", "shop"}, recoverKeys("plan.controls", "plan.controls[]")},
+		{"recover-odd", 3, []string{"recover", "--apply", "--config", m1, "--group", "odd"}, recoverKeys()},
+		{"recover-gone", 4, []string{"recover", "--apply", "--config", m1, "--group", "gone"}, recoverKeys("controls[].error")},
+		{"recover-busy", 0, []string{"recover", "--plan", "--config", m1, "--group", "busy"}, recoverKeys()},
 		{"status", 4, []string{"status", "127.0.0.1:7400", "127.0.0.1:9"}, []string{"nodes", "nodes[].address", "nodes[].error", "nodes[].reachable", "nodes[].status",
 			"nodes[].status.empty", "nodes[].status.groups", "nodes[].status.groups[].failures", "nodes[].status.groups[].name", "nodes[].status.groups[].rpo_ms",
 			"nodes[].status.groups[].state", "nodes[].status.groups[].tags", "nodes[].status.groups[].tags[]", "nodes[].status.node", "nodes[].status.note"}},
@@ -277,6 +283,20 @@ func TestResults(t *testing.T) {
 			}
 		})
 	}
+}
+
+// exampleFile writes the example configuration of a role.
+func exampleFile(t *testing.T, dir string, role config.Role) string {
+	t.Helper()
+	path := filepath.Join(dir, string(role)+".toml")
+	text, err := config.Example(role)
+	if err == nil {
+		err = os.WriteFile(path, []byte(text), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 func collectKeys(v any, path string, keys map[string]bool) {

@@ -29,6 +29,10 @@ type services struct {
 	// the change.
 	group func(ctx context.Context, at config.Address, change *wire.GroupChange) (manager.NodeStatus, error)
 
+	// planRecovery says what a recovery of a manager's groups would do; recoverGroups does it.
+	planRecovery  func(ctx context.Context, f *config.File, o node.RecoveryOptions) ([]node.GroupRecovery, error)
+	recoverGroups func(ctx context.Context, f *config.File, planned []node.GroupRecovery, log *slog.Logger) ([]manager.Status, error)
+
 	// format makes a pool. The devices were looked at already.
 	format func(ctx context.Context, r formatRequest, report progressFunc) (poolInfo, error)
 
@@ -56,6 +60,7 @@ func production() services {
 	return services{
 		secondary: node.Secondary, primary: node.Primary, manager: node.Manager,
 		status: wireStatus, group: wireGroup,
+		planRecovery: node.PlanRecovery, recoverGroups: node.Recover,
 		format: formatPool, listVolumes: listVolumes, createVolume: createVolume, deleteVolume: deleteVolume,
 		check: checkPool, dump: dumpPool,
 		bench: runBench, demo: runDemo,

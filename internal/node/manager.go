@@ -20,11 +20,7 @@ const (
 
 // Manager runs a replication manager until ctx ends. ready is called once, when it serves.
 func Manager(ctx context.Context, f *config.File, log *slog.Logger, ready func()) (err error) {
-	path := f.Manager.DecisionLog
-	if path == "" {
-		path = filepath.Join(f.Node.StateDir, DecisionLogFile)
-	}
-	decisions, err := manager.OpenLog(path)
+	decisions, err := manager.OpenLog(decisionLog(f))
 	if err != nil {
 		return err
 	}
@@ -42,6 +38,14 @@ func Manager(ctx context.Context, f *config.File, log *slog.Logger, ready func()
 	}
 	ready()
 	return ended(n.Run(ctx))
+}
+
+// decisionLog is the file of a manager's decision log.
+func decisionLog(f *config.File) string {
+	if f.Manager.DecisionLog != "" {
+		return f.Manager.DecisionLog
+	}
+	return filepath.Join(f.Node.StateDir, DecisionLogFile)
 }
 
 // managerOptions names controls by their addresses, which is how the configuration knows them.
