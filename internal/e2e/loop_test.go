@@ -49,6 +49,7 @@ func startFio(t testing.TB, v *volume, dir string, seed, size int64) *load {
 	l.cmd.Dir = dir
 	l.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	check(t, spawn(l.cmd))
+	check(t, limitFiles(l.cmd, 1<<20)) // where its server is gone, fio may report that for ever
 	go func() { l.done <- l.cmd.Wait() }()
 	t.Cleanup(func() {
 		select {
@@ -72,13 +73,15 @@ func (l *load) running() bool {
 	}
 }
 
-// wait returns whether fio wrote and verified everything.
-func (l *load) wait() error {
+// wait returns whether fio wrote and verified everything, within the time given.
+func (l *load) wait(most time.Duration) error {
+	end := time.AfterFunc(most, func() { l.cmd.Process.Kill() })
+	defer end.Stop()
 	err := <-l.done
 	l.done <- err
 	text, rerr := os.ReadFile(l.out)
 	if err != nil || rerr != nil {
-		return fmt.Errorf("fio: %v, %v\n%s", err, rerr, text)
+		return fmt.Errorf("fio: %v, %v\n%s", err, rerr, text[:min(len(text), 4<<10)])
 	}
 	var report struct {
 		Jobs []struct {
@@ -125,7 +128,7 @@ func TestReq01_Req08_LoopDevices(t *testing.T) {
 		delay(rng, 300*time.Millisecond)
 	}
 	for _, l := range loads {
-		if err := l.wait(); err != nil {
+		if err := l.wait(time.Minute); err != nil {
 			t.Error(err)
 		}
 	}
@@ -139,10 +142,10 @@ func TestReq01_Req08_LoopDevices(t *testing.T) {
 		return nil
 	})
 	c.killUnderLoad(c.primaries[0], []*load{victim})
-	if err := victim.wait(); err == nil {
+	if err := victim.wait(5 * time.Second); err == nil {
 		t.Error("fio did not notice that the primary was killed")
 	}
-	if err := startFio(t, c.volumes[0], dir, 12, size/4).wait(); err != nil {
+	if err := startFio(t, c.volumes[0], dir, 12, size/4).wait(time.Minute); err != nil {
 		t.Error(err)
 	}
 	cg := c.awaitCutAfter(time.Now())
@@ -167,7 +170,7 @@ func (c *cluster) killUnderLoad(p *process, loads []*load) {
 	before := c.point()
 	for _, l := range loads {
 		if !l.running() {
-			c.t.Errorf("fio had ended before %s was killed: %v", p.name, l.wait())
+			c.t.Errorf("fio had ended before %s was killed: %v", p.name, l.wait(time.Minute))
 		}
 	}
 	p.kill()

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/farside-storage/farside/internal/loopdev"
 )
 
@@ -130,12 +132,39 @@ func init() {
 	}()
 }
 
+// largestFile bounds, in bytes, the files that a child may make. The files are in memory: a program that prints the same
+// error for ever would take all of it from the machine.
+const largestFile = 1 << 30
+
 // spawn starts a child that dies with this process.
 func spawn(cmd *exec.Cmd) error {
 	started := make(chan error)
 	spawning <- func() { started <- cmd.Start() }
-	return <-started
+	if err := <-started; err != nil {
+		return err
+	}
+	return limitFiles(cmd, largestFile)
 }
+
+// limitFiles bounds the files of a child that runs.
+func limitFiles(cmd *exec.Cmd, size uint64) error {
+	err := unix.Prlimit(cmd.Process.Pid, unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: size, Max: size}, nil)
+	if errors.Is(err, unix.ESRCH) {
+		return nil // it has ended
+	}
+	return err
+}
+
+// excerpt keeps the first bytes of what a child prints.
+type excerpt struct{ text []byte }
+
+func (e *excerpt) Write(p []byte) (int, error) {
+	const most = 64 << 10
+	e.text = append(e.text, p[:min(len(p), most-len(e.text))]...)
+	return len(p), nil
+}
+
+func (e *excerpt) String() string { return string(e.text) }
 
 func check(t testing.TB, err error) {
 	t.Helper()

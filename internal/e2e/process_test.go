@@ -198,7 +198,7 @@ type output struct {
 // command runs farside to its end.
 func command(t testing.TB, args ...string) output {
 	t.Helper()
-	var out, errs bytes.Buffer
+	var out, errs excerpt
 	cmd := exec.Command(farside, args...)
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -232,7 +232,7 @@ func tool(t testing.TB, program string, args ...string) string {
 }
 
 func tryTool(program string, args ...string) (string, error) {
-	var out bytes.Buffer
+	var out excerpt
 	cmd := exec.Command(program, args...)
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
