@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"sync/atomic"
 
+	"github.com/farside-storage/farside/internal/plant"
 	"github.com/farside-storage/farside/ring"
 )
 
@@ -82,7 +83,7 @@ func (c *control) relieveJournal() bool {
 func (c *control) journalTail() journalPos {
 	tail := c.journal.next
 	older := func(p journalPos) {
-		if p.seq != 0 && p.seq < tail.seq {
+		if p.seq != 0 && p.seq < tail.seq && !plant.On(plant.TailEarly) {
 			tail = p
 		}
 	}
@@ -190,6 +191,9 @@ func (c *control) writePages() {
 // otherSlot is the slot that the newest root does not name.
 func (k *checkpointer) otherSlot(pair uint32) uint8 {
 	if e := k.directory[pair]; e != 0 {
+		if plant.On(plant.CheckpointNewerSlot) {
+			return uint8(e & 1)
+		}
 		return uint8(e&1) ^ 1
 	}
 	return 0

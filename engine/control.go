@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+
+	"github.com/farside-storage/farside/internal/plant"
 )
 
 // control is the loop that owns everything but the per-update path. One goroutine steps it; with
@@ -92,6 +94,10 @@ func (c *control) loop(stop func() bool) error {
 
 // whenUnread runs f once nobody can use a view that was replaced before this call.
 func (c *control) whenUnread(f func()) {
+	if plant.On(plant.ReaderIgnored) {
+		f()
+		return
+	}
 	c.graces = append(c.graces, grace{c.pool.readers.epoch.Load(), f})
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"sync/atomic"
+
+	"github.com/farside-storage/farside/internal/plant"
 )
 
 // Group is a set of volumes whose updates become visible together: a CG is one group's.
@@ -142,14 +144,23 @@ func (g *Group) runOps() {
 		g.busy = true
 		r.group = g.id
 		g.busyAt = j.next
-		j.commit(func(err error) {
+		ended := func(err error) {
 			g.busy = false
 			if err == nil {
 				op.applied(r)
 			}
 			op.reply(err)
 			g.runOps()
-		}, *r)
+		}
+		switch {
+		case plant.On(plant.FlushBeforeComplete) && r.kind == recComplete, plant.On(plant.FlushBeforeLinked) && r.kind == recLinked:
+			j.commit(func(error) {}, *r)
+			ended(nil)
+			continue
+		case plant.On(plant.ReuseBeforeFinal) && r.kind == recFinal:
+			g.releaseDisplaced(r.cg)
+		}
+		j.commit(ended, *r)
 	}
 }
 
@@ -165,6 +176,9 @@ func (g *Group) apply(r *record) {
 	g.state.apply(r)
 	switch r.kind {
 	case recLinked:
+		if plant.On(plant.ReleaseAtLink) {
+			g.releaseDisplaced(r.cg)
+		}
 		g.linked.Store(g.final.Load().with(r.cg, g.liveTables(r.cg)))
 	case recFinal:
 		g.final.Store(g.linked.Load())
@@ -178,6 +192,17 @@ func (g *Group) apply(r *record) {
 			g.received(g.state.through) // a number that was discarded is in use, too
 			g.forget(g.state.through)
 		}
+	}
+}
+
+// releaseDisplaced gives back what a CG displaces: a planted fault.
+func (g *Group) releaseDisplaced(cg uint64) {
+	for _, t := range g.liveTables(cg) {
+		t.walk("", false, func(_ PBlock, n namer) {
+			if old := t.vol.table.load(n.block).block(); old != 0 {
+				_ = g.pool.alloc.ReleaseOne(uint64(old)) // it is to be noticed, not to fail
+			}
+		})
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/farside-storage/farside/internal/plant"
 	"github.com/farside-storage/farside/wire"
 )
 
@@ -186,7 +187,8 @@ func (c *Core) onReverted(s *member, cg uint64) {
 
 // tryEndRevert opens a new CG, with all the changes that are not final, once every secondary answered.
 func (c *Core) tryEndRevert() {
-	if !all(c.sec, func(s *member) bool { return s.visit == visitDone }) {
+	late := func(s *member) bool { return plant.On(plant.RevertSkipsLate) && s.visit == visitPending }
+	if !all(c.sec, func(s *member) bool { return s.visit == visitDone || late(s) }) {
 		return
 	}
 	next := max(c.through, c.high) + 1

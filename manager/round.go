@@ -3,8 +3,10 @@ package manager
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
+	"github.com/farside-storage/farside/internal/plant"
 	"github.com/farside-storage/farside/wire"
 )
 
@@ -186,7 +188,11 @@ func (c *Core) onComplete(m *member, cg uint64) {
 
 // tryLink sends LINK once every secondary has the whole CG (R1).
 func (c *Core) tryLink() {
-	if !all(c.sec, func(m *member) bool { return m.complete }) || !all(c.prim, func(m *member) bool { return m.drained }) {
+	complete := all(c.sec, func(m *member) bool { return m.complete })
+	if plant.On(plant.LinkBeforeComplete) {
+		complete = slices.ContainsFunc(c.sec, func(m *member) bool { return m.complete })
+	}
+	if !complete || !all(c.prim, func(m *member) bool { return m.drained }) {
 		return
 	}
 	c.st, c.deadline, c.linkSent = StateLink, c.now.Add(c.settings.CommandTimeout), true
@@ -221,6 +227,9 @@ func (c *Core) decide(d Decision) {
 	c.st, c.deadline = StateDecided, time.Time{}
 	c.pending = d
 	c.decideID = c.persist(Record{Decided: &d})
+	if plant.On(plant.DecidedNotDurable) {
+		c.onDurable(c.decideID)
+	}
 }
 
 func (c *Core) onDurable(id uint64) {

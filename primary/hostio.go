@@ -3,6 +3,7 @@ package primary
 import (
 	"fmt"
 
+	"github.com/farside-storage/farside/internal/plant"
 	"github.com/farside-storage/farside/ring"
 )
 
@@ -122,7 +123,7 @@ func (c *Core) advance(io *IO) {
 		c.intent.want(v, io)
 		return
 	}
-	if g := v.group; g.hold != holdNone {
+	if g := v.group; g.hold != holdNone && !(plant.On(plant.WriteAfterHeld) && g.hold == holdHeld) {
 		io.stage = stageHold
 		g.waiting.push(io)
 		return
@@ -143,7 +144,7 @@ func (c *Core) admit(io *IO, v *volume) {
 // write when there are none.
 func (c *Core) collide(io *IO, v *volume) {
 	for _, r := range v.replicas {
-		if r.conn.cut == nil {
+		if r.conn.cut == nil || plant.On(plant.CollisionIgnored) {
 			continue
 		}
 		at, ok := r.cut.next(io.first, io.last+1)
