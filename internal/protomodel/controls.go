@@ -16,9 +16,9 @@ func (w *world) violate(format string, args ...any) {
 }
 
 // answer sends to the manager over c, if c is a connection and not what was left of one.
-func answer(c *conn, m msg) {
+func (w *world) answer(c *conn, m msg) {
 	if c != nil && c.up {
-		c.upwards.push(m)
+		w.push(&c.upwards, m)
 	}
 }
 
@@ -26,7 +26,7 @@ func answer(c *conn, m msg) {
 func (w *world) report(control int, epoch uint8, m msg) {
 	for i := range w.port[control].conn {
 		if c := &w.port[control].conn[i]; c.up && c.epoch == epoch {
-			answer(c, m)
+			w.answer(c, m)
 		}
 	}
 }
@@ -34,19 +34,27 @@ func (w *world) report(control int, epoch uint8, m msg) {
 // obey lets a control take a command of the manager of an epoch; c is nil if nobody waits for the answer.
 func (w *world) obey(control int, epoch uint8, c *conn, m msg) {
 	knows := w.epochOf(control)
-	before := w.State
-	if *knows > epoch && !(w.Without == LowerEpochRefused) {
-		answer(c, msg{kind: stale, arg: *knows})
+	if *knows > epoch && !w.Without.has(LowerEpochRefused) {
+		w.answer(c, msg{kind: stale, arg: *knows})
 		return
 	}
-	was := *knows
+	if m.kind == fence && c != nil && !w.Without.has(NewConnectionSupersedes) {
+		for i := range w.port[control].orphans {
+			if o := &w.port[control].orphans[i]; o.epoch == epoch {
+				*o = orphan{}
+			}
+		}
+	}
+	was, p, s := *knows, w.p, w.s
 	*knows = max(*knows, epoch)
 	if control < 2 {
 		w.obeyPrimary(control, c, m)
 	} else {
+		was = max(was, w.s[control-2].fenced)
+		w.s[control-2].fenced = max(was, epoch)
 		w.obeySecondary(control-2, c, m)
 	}
-	if was > epoch && (before.p != w.p || before.s != w.s) {
+	if was > epoch && (p != w.p || s != w.s) {
 		w.violate("R4: %s, at epoch %d, changed at the word of epoch %d", controlName(control), was, epoch)
 	}
 }
@@ -65,11 +73,11 @@ func (w *world) obeyPrimary(i int, c *conn, m msg) {
 		w.openCG(i, c, m)
 	case hold:
 		if !p.known || m.cg != p.open || p.lostCG != 0 || p.cut != 0 && !p.drain {
-			answer(c, msg{kind: refused, cg: m.cg})
+			w.answer(c, msg{kind: refused, cg: m.cg})
 			return
 		}
 		p.held = true
-		answer(c, msg{kind: held, cg: m.cg})
+		w.answer(c, msg{kind: held, cg: m.cg})
 	case thaw:
 		w.thaw(i, c, m)
 	case finalNote:
@@ -81,10 +89,10 @@ func (w *world) openCG(i int, c *conn, m msg) {
 	p := &w.p[i]
 	if p.known && m.cg < p.open {
 		r := msg{kind: refusedOpen, cg: m.cg, arg: p.open}
-		if w.Without == RefusalNamesOpenCG {
+		if w.Without.has(RefusalNamesOpenCG) {
 			r.arg = m.cg
 		}
-		answer(c, r)
+		w.answer(c, r)
 		return
 	}
 	w.forgetChanges(p, m.arg)
@@ -94,13 +102,13 @@ func (w *world) openCG(i int, c *conn, m msg) {
 		p.known, p.open, p.base = true, m.cg, p.final
 		p.cut, p.cutID, p.cutOn, p.sent, p.drain, p.lostCG = 0, 0, 0, [2]bool{}, false, 0
 	}
-	answer(c, msg{kind: opened, cg: m.cg})
+	w.answer(c, msg{kind: opened, cg: m.cg})
 	switch {
 	case !same:
 	case p.lostCG != 0:
-		answer(c, msg{kind: lost, cg: p.lostCG})
+		w.answer(c, msg{kind: lost, cg: p.lostCG})
 	case p.cut != 0 && p.drain:
-		answer(c, msg{kind: drained, cg: p.cut})
+		w.answer(c, msg{kind: drained, cg: p.cut})
 	}
 }
 
@@ -114,7 +122,7 @@ func (w *world) forgetChanges(p *primary, n uint8) {
 
 func (w *world) thaw(i int, c *conn, m msg) {
 	p := &w.p[i]
-	isHeld := p.held || w.Without == ExpiredHoldFailsTheCut
+	isHeld := p.held || w.Without.has(ExpiredHoldFailsTheCut)
 	switch {
 	case p.known && m.cg == p.open && isHeld:
 		p.cut, p.cutID, p.cutOn, p.sent, p.drain = p.open, m.id, p.base, [2]bool{}, false
@@ -124,10 +132,10 @@ func (w *world) thaw(i int, c *conn, m msg) {
 		if m.cg == p.open {
 			p.held = false
 		}
-		answer(c, msg{kind: thawed, cg: m.cg})
+		w.answer(c, msg{kind: thawed, cg: m.cg})
 		return
 	}
-	answer(c, msg{kind: thawed, cg: m.cg, arg: 1})
+	w.answer(c, msg{kind: thawed, cg: m.cg, arg: 1})
 	w.drainTo(i)
 }
 
@@ -183,8 +191,9 @@ func (s *secondary) dropEmpty() {
 func (w *world) take(i, j int) {
 	s, d := &w.s[j], &w.data[i][j]
 	m := d.q[0]
-	d.q[0], d.q[1] = d.q[1], manifest{}
+	copy(d.q[:], d.q[1:])
 	d.n--
+	d.q[d.n] = manifest{}
 	if m.cg <= s.through || m.cg <= s.complete {
 		return
 	}
@@ -194,7 +203,7 @@ func (w *world) take(i, j int) {
 		return
 	}
 	r.cg, r.have[i], r.id[i], r.base[i] = m.cg, true, m.id, m.base
-	if r.have == [2]bool{true, true} || w.Without == EveryManifestAwaited {
+	if r.have == [2]bool{true, true} || w.Without.has(EveryManifestAwaited) {
 		s.complete = r.cg
 		s.ever.add(r.cg)
 		w.report(j+2, s.epoch, msg{kind: complete, cg: r.cg})
@@ -219,36 +228,36 @@ func (w *world) obeySecondary(j int, c *conn, m msg) {
 	refuse := msg{kind: refused, cg: m.cg}
 	switch m.kind {
 	case fence, query:
-		answer(c, msg{kind: stateOf, cg: s.linked, arg: s.final, id: max(s.complete, s.received[0].cg, s.received[1].cg)})
+		w.answer(c, msg{kind: stateOf, cg: s.linked, arg: s.final, id: max(s.complete, s.received[0].cg, s.received[1].cg)})
 	case link:
 		switch {
 		case m.cg == s.linked, m.cg == s.final:
 		case m.cg == s.complete && s.linked == s.final:
 			w.link(j, m.cg)
 		default:
-			answer(c, refuse)
+			w.answer(c, refuse)
 			return
 		}
-		answer(c, msg{kind: linked, cg: m.cg})
+		w.answer(c, msg{kind: linked, cg: m.cg})
 	case release:
 		switch m.cg {
 		case s.final:
 		case s.linked:
 			w.release(j, m.cg)
 		default:
-			answer(c, refuse)
+			w.answer(c, refuse)
 			return
 		}
-		answer(c, msg{kind: final, cg: m.cg})
+		w.answer(c, msg{kind: final, cg: m.cg})
 	case revert:
 		if m.cg <= s.final {
-			answer(c, refuse)
+			w.answer(c, refuse)
 			return
 		}
 		if s.linked == m.cg || m.arg > s.through { // else it was done before
 			w.revert(j, m)
 		}
-		answer(c, msg{kind: reverted, cg: m.cg})
+		w.answer(c, msg{kind: reverted, cg: m.cg})
 	}
 }
 

@@ -6,44 +6,80 @@ import (
 	"strings"
 )
 
-// Rule is a rule of the protocol that can be taken out, to see that the exploration notices.
-type Rule string
+// Rule is a set of rules of the protocol that can be taken out, to see that the exploration notices.
+type Rule uint32
 
 // The rules that can be taken out.
 const (
-	AllHeldBeforeThaw           Rule = "THAW only after all are held"
-	ExpiredHoldFailsTheCut      Rule = "a hold that expired fails the cut"
-	OpenedBeforeNextHold        Rule = "a hold is tried again only after OPEN was answered"
-	EveryManifestAwaited        Rule = "complete only with the manifests of all primaries"
-	AllCompleteBeforeLink       Rule = "R1: LINK only after all are complete"
-	AllLinkedBeforeDecided      Rule = "DECIDED only after all are linked"
-	DecidedDurableBeforeRelease Rule = "R2: RELEASE only after DECIDED is durable"
-	DecidedGoesForward          Rule = "R3: a restart carries on with what was decided"
-	LowerEpochRefused           Rule = "R4: a lower epoch is refused"
-	EpochDurable                Rule = "R4: a secondary keeps the epoch over a crash"
-	LogFenced                   Rule = "R4: the decision log refuses an old manager"
-	ReportedAfterFinal          Rule = "R5: reported only after the first FINAL"
-	UnreachableVisited          Rule = "a revert waits for controls that it cannot reach"
-	LastAnswerCounts            Rule = "a revert takes only the answer to its last question"
-	NotLinkedDiscardedToo       Rule = "a revert discards where n is not linked, too"
-	RevertDiscards              Rule = "a revert discards what was received"
-	NoRevertBeforeFirstNumber   Rule = "no REVERT where no number was ever given out"
-	RefusalNamesOpenCG          Rule = "a primary that refuses OPEN says which CG is open"
-	NumbersReserved             Rule = "numbers are reserved durably before use"
-	NumbersNeverReused          Rule = "an abandoned number is never used again"
-	UnreachableMeansNoDecision  Rule = "no decision from the table without every control"
-	TableRow2                   Rule = "decision table: some revertible, others at the CG before: back"
-	TableRow4                   Rule = "decision table: some revertible, others have it final: forward"
-	TableRow5                   Rule = "decision table: anything else is refused"
+	AllHeldBeforeThaw Rule = 1 << iota
+	ExpiredHoldFailsTheCut
+	OpenedBeforeNextHold
+	EveryManifestAwaited
+	AllCompleteBeforeLink
+	AllLinkedBeforeDecided
+	DecidedDurableBeforeRelease
+	DecidedGoesForward
+	LowerEpochRefused
+	EpochDurable
+	LogFenced
+	ReportedAfterFinal
+	UnreachableVisited
+	NotLinkedDiscardedToo
+	RevertDiscards
+	NoRevertBeforeFirstNumber
+	RefusalNamesOpenCG
+	NewConnectionSupersedes
+	NumbersNeverReused
+	UnreachableMeansNoDecision
+	TableRow2
+	TableRow4
 )
+
+var ruleNames = [...]string{
+	"THAW only after all are held",
+	"a hold that expired fails the cut",
+	"a hold is tried again only after OPEN was answered",
+	"complete only with the manifests of all primaries",
+	"R1: LINK only after all are complete",
+	"DECIDED only after all are linked",
+	"R2: RELEASE only after DECIDED is durable",
+	"R3: a restart carries on with what was decided",
+	"R4: a lower epoch is refused",
+	"R4: a secondary keeps the epoch over a crash",
+	"R4: the decision log refuses an old manager",
+	"R5: reported only after the first FINAL",
+	"a revert waits for controls that it cannot reach",
+	"a revert discards n where it is not linked, too",
+	"a revert discards what was received",
+	"no REVERT where no number was ever given out",
+	"a primary that refuses OPEN says which CG is open",
+	"a manager's new connection ends what its old one left",
+	"an abandoned number is never used again",
+	"no decision from the table without every control",
+	"decision table: some revertible, others at the CG before: back",
+	"decision table: some revertible, others have it final: forward",
+}
+
+func (r Rule) has(x Rule) bool { return r&x != 0 }
+
+func (r Rule) String() string {
+	var out []string
+	for i, name := range ruleNames {
+		if r.has(1 << i) {
+			out = append(out, name)
+		}
+	}
+	return strings.Join(out, " + ")
+}
 
 // Config bounds an exploration.
 type Config struct {
-	CGs       uint8 // to become final everywhere
-	Faults    uint8 // crashes, losses and timeouts, all together
-	Takeovers uint8 // how many of them may be a second manager that takes over from a living one
-	LogLoss   bool  // one restart or takeover finds the decision log empty
-	Without   Rule  // taken out; "" none
+	CGs       uint8      // to become final everywhere
+	Faults    uint8      // crashes, losses and timeouts, all together
+	Takeovers uint8      // how many of them may be a second manager that takes over from a living one
+	LogLoss   bool       // one restart or takeover finds the decision log empty
+	Only      []stepKind // the faults that happen; nil means all
+	Without   Rule       // taken out
 	// Settled begins where all are connected and the first HOLD has been sent, instead of with the first manager's start.
 	Settled   bool
 	MaxStates int // stop there; 0 means explore everything
@@ -56,7 +92,6 @@ type Result struct {
 	Complete            bool
 	Refused             int      // states in which the manager has refused
 	Reached             int      // states in which every CG is final everywhere
-	Rows                [6]int   // states in which a manager planned by a row of the decision table
 	Violation           string   // "" if none
 	Trace               []string // shortest way to it
 }

@@ -10,7 +10,7 @@ const (
 
 func (w *world) send(k, control int, m msg) {
 	if c := &w.port[control].conn[k]; c.up {
-		c.down.push(m)
+		w.push(&c.down, m)
 	}
 }
 
@@ -21,16 +21,13 @@ func (w *world) startManager() {
 	w.log.epoch++
 	m := manager{epoch: w.log.epoch, start: true, logKnown: w.log.known, decided: w.log.decided,
 		high: w.log.reserved, reserved: w.log.reserved}
-	if w.Without == NumbersReserved {
-		m.high = m.decided
-	}
 	w.m[0] = m
 }
 
 // writable says whether the decision log takes a record of manager k: only the newest one may write.
 func (w *world) writable(k int) bool {
 	m := &w.m[k]
-	return m.apart || m.epoch == w.log.epoch || w.Without == LogFenced
+	return m.apart || m.epoch == w.log.epoch || w.Without.has(LogFenced)
 }
 
 // reserve makes numbers up to n usable.
@@ -223,14 +220,14 @@ func (w *world) advance(k int) {
 	switch {
 	case m.st == idle:
 		w.tryHold(k)
-	case m.st == holding && (p[0].held && p[1].held || w.Without == AllHeldBeforeThaw && (p[0].held || p[1].held)):
+	case m.st == holding && (p[0].held && p[1].held || w.Without.has(AllHeldBeforeThaw) && (p[0].held || p[1].held)):
 		w.cut(k)
 	case m.st == thawing && p[0].thawed && p[1].thawed:
 		m.st = draining
 		w.tryLink(k)
 	case m.st == draining:
 		w.tryLink(k)
-	case m.st == linking && (s[0].linked && s[1].linked || w.Without == AllLinkedBeforeDecided && (s[0].linked || s[1].linked)):
+	case m.st == linking && (s[0].linked && s[1].linked || w.Without.has(AllLinkedBeforeDecided) && (s[0].linked || s[1].linked)):
 		w.decide(k)
 	case m.st == releasing && s[0].final && s[1].final:
 		w.finish(k)
@@ -242,7 +239,7 @@ func (w *world) advance(k int) {
 func (w *world) tryHold(k int) {
 	m := &w.m[k]
 	for c := range w.port {
-		if !w.isUp(k, c) || c >= 2 && !m.s[c-2].fresh || c < 2 && m.p[c].opens > 0 && w.Without != OpenedBeforeNextHold {
+		if !w.isUp(k, c) || c >= 2 && !m.s[c-2].fresh || c < 2 && m.p[c].opens > 0 && !w.Without.has(OpenedBeforeNextHold) {
 			return
 		}
 	}
@@ -281,7 +278,7 @@ func (w *world) cut(k int) {
 func (w *world) tryLink(k int) {
 	m := &w.m[k]
 	isComplete := m.s[0].complete && m.s[1].complete
-	if w.Without == AllCompleteBeforeLink {
+	if w.Without.has(AllCompleteBeforeLink) {
 		isComplete = m.s[0].complete || m.s[1].complete
 	}
 	if !isComplete || !m.p[0].drained || !m.p[1].drained {
@@ -298,9 +295,9 @@ func (w *world) tryLink(k int) {
 func (w *world) decide(k int) {
 	m := &w.m[k]
 	m.st = deciding
-	if w.Without == DecidedDurableBeforeRelease {
+	if w.Without.has(DecidedDurableBeforeRelease) {
 		m.decided = m.round
-		w.release_(k)
+		w.startRelease(k)
 	}
 }
 
@@ -316,13 +313,13 @@ func (w *world) durable(k int) {
 	if !m.apart {
 		w.log.known, w.log.decided = true, max(w.log.decided, m.round)
 	}
-	if w.Without == ReportedAfterFinal {
+	if w.Without.has(ReportedAfterFinal) {
 		w.reportPoint(m.round)
 	}
-	w.release_(k)
+	w.startRelease(k)
 }
 
-func (w *world) release_(k int) {
+func (w *world) startRelease(k int) {
 	m := &w.m[k]
 	m.st, m.round = releasing, m.decided
 	for i := range m.s {
@@ -374,7 +371,7 @@ func (w *world) abandon(k int) {
 			s.visit = visitAsked
 			s.queries++
 			w.send(k, j+2, msg{kind: query})
-		case w.Without == UnreachableVisited:
+		case w.Without.has(UnreachableVisited):
 			s.visit = visitDone
 		}
 	}
@@ -383,7 +380,7 @@ func (w *world) abandon(k int) {
 func (w *world) visitState(k, j int) {
 	m := &w.m[k]
 	s := &m.s[j]
-	if s.visit != visitAsked || s.queries > 0 && w.Without != LastAnswerCounts {
+	if s.visit != visitAsked || s.queries > 0 {
 		return // an older answer may tell of before a LINK
 	}
 	if s.showsFinal != m.final {
@@ -394,18 +391,18 @@ func (w *world) visitState(k, j int) {
 	switch {
 	case s.showsLinked > s.showsFinal:
 		s.revertCG = s.showsLinked
-	case w.Without == NotLinkedDiscardedToo:
+	case w.Without.has(NotLinkedDiscardedToo) && m.linkSent:
 		s.visit = visitDone
 		return
 	case m.linkSent:
 		s.revertCG = m.round // a LINK may still be on its way
-	case m.through < s.revertCG && w.Without != NoRevertBeforeFirstNumber:
+	case m.through < s.revertCG && !w.Without.has(NoRevertBeforeFirstNumber):
 		s.visit = visitDone
 		return
 	}
 	s.visit = visitRevert
 	r := msg{kind: revert, cg: s.revertCG}
-	if m.through >= s.revertCG && w.Without != RevertDiscards {
+	if m.through >= s.revertCG && !w.Without.has(RevertDiscards) {
 		r.arg = m.through
 	}
 	w.send(k, j+2, r)
@@ -414,7 +411,7 @@ func (w *world) visitState(k, j int) {
 func (w *world) endRevert(k int) {
 	m := &w.m[k]
 	next := max(m.through, m.high) + 1
-	if w.Without == NumbersNeverReused {
+	if w.Without.has(NumbersNeverReused) {
 		next = m.final + 1
 	}
 	if !w.reserve(k, next+1) {

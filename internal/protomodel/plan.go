@@ -6,7 +6,7 @@ package protomodel
 func (w *world) plan(k int) {
 	m := &w.m[k]
 	ready := m.s[0].fresh && m.s[1].fresh
-	if w.Without == UnreachableMeansNoDecision {
+	if w.Without.has(UnreachableMeansNoDecision) {
 		ready = m.s[0].fresh || m.s[1].fresh
 	}
 	if !ready {
@@ -38,12 +38,12 @@ func (w *world) planFromLog(k int) {
 	if m.decided > 0 && (m.s[0].final || m.s[1].final) {
 		w.reportPoint(m.decided)
 	}
-	if forward && w.Without != DecidedGoesForward {
-		w.release_(k)
+	if forward && !w.Without.has(DecidedGoesForward) {
+		w.startRelease(k)
 		return
 	}
 	m.final = max(m.s[0].showsFinal, m.s[1].showsFinal)
-	if w.Without == DecidedGoesForward {
+	if w.Without.has(DecidedGoesForward) {
 		m.final = min(m.s[0].showsFinal, m.s[1].showsFinal)
 	}
 	w.abandon(k)
@@ -80,7 +80,7 @@ func (w *world) planFromControls(k int) {
 	m := &w.m[k]
 	links := [2]uint8{m.s[0].showsLinked, m.s[1].showsLinked}
 	finals := [2]uint8{m.s[0].showsFinal, m.s[1].showsFinal}
-	if w.Without == UnreachableMeansNoDecision {
+	if w.Without.has(UnreachableMeansNoDecision) {
 		for j := range m.s {
 			if !m.s[j].fresh { // as if it showed the same as the other
 				links[j], finals[j] = links[1-j], finals[1-j]
@@ -90,8 +90,8 @@ func (w *world) planFromControls(k int) {
 	row := decisionTable(links, finals)
 	goBack, goForward := row == 2 || row == 3, row == 1 || row == 4
 	switch {
-	case row == 2 && w.Without == TableRow2, row == 4 && w.Without == TableRow4, row == 5 && w.Without == TableRow5:
-		goBack, goForward = goForward, row != 4
+	case row == 2 && w.Without.has(TableRow2), row == 4 && w.Without.has(TableRow4):
+		goBack, goForward = goForward, goBack
 	}
 	m.logKnown = true
 	switch {

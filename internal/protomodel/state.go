@@ -65,9 +65,10 @@ type queue struct {
 	q [queueLen]msg
 }
 
-func (q *queue) push(m msg) {
+func (w *world) push(q *queue, m msg) {
 	if q.n == queueLen {
-		panic("protomodel: a queue is too short for this configuration")
+		w.violate("bound: more than %d messages wait on a connection", queueLen)
+		return
 	}
 	q.q[q.n] = m
 	q.n++
@@ -123,7 +124,7 @@ type manifest struct{ cg, id, base uint8 }
 type stream struct {
 	up bool
 	n  uint8
-	q  [2]manifest
+	q  [4]manifest
 }
 
 // received is what a secondary has of a CG that is not final, by primary.
@@ -136,6 +137,7 @@ type received struct {
 
 type secondary struct {
 	epoch, final, linked, complete, through uint8 // durable, and so is received up to complete
+	fenced                                  uint8 // ghost: the highest epoch ever
 	received                                [2]received
 	image                                   [2]uint8 // ghost: the cuts that the final view shows
 	ever                                    set      // ghost: CGs that were complete here
@@ -309,7 +311,8 @@ func (s State) canonical() State {
 }
 
 // tidy drops what can have no effect any more, so that equal futures are equal states.
-func (s *State) tidy() {
+func (w *world) tidy() {
+	s := &w.State
 	least := min(s.s[0].final, s.s[1].final)
 	gone := max(least, min(s.s[0].through, s.s[1].through))
 	s.g.broken.forget(gone)
@@ -321,6 +324,9 @@ func (s *State) tidy() {
 	for i := range s.port {
 		o := &s.port[i].orphans
 		for j := range o {
+			for o[j].q.n > 0 && w.pointless(i, &o[j]) {
+				o[j].q.pop()
+			}
 			if o[j].q.n == 0 {
 				o[j] = orphan{}
 			}
@@ -331,4 +337,16 @@ func (s *State) tidy() {
 			swap(o)
 		}
 	}
+}
+
+// pointless says that the next message of what a lost connection left will have no effect, whenever it arrives: nobody
+// waits for the answer, and an epoch is forgotten only in a crash, after which nothing of old connections arrives.
+func (w *world) pointless(control int, o *orphan) bool {
+	switch known := *w.epochOf(control); {
+	case o.epoch > known:
+		return false
+	case o.epoch < known:
+		return !w.Without.has(LowerEpochRefused)
+	}
+	return o.q.q[0].kind == fence || o.q.q[0].kind == query
 }

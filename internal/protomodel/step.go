@@ -1,6 +1,9 @@
 package protomodel
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 type stepKind uint8
 
@@ -75,6 +78,7 @@ func (w *world) steps(out []step) []step {
 }
 
 func (w *world) faultSteps(out []step) []step {
+	before := len(out)
 	add := func(k stepKind, a, b int) { out = append(out, step{k, uint8(a), uint8(b)}) }
 	for c := range w.port {
 		for k := range w.port[c].conn {
@@ -92,17 +96,21 @@ func (w *world) faultSteps(out []step) []step {
 			add(timeout, 0, k)
 		}
 	}
-	out = append(out, step{kind: restart})
-	if w.LogLoss && !w.g.logLost {
-		out = append(out, step{kind: restartLogLost})
-	}
+	add(restart, 0, 0)
 	if w.takeovers < w.Takeovers {
-		out = append(out, step{kind: takeover})
-		if w.LogLoss && !w.g.logLost {
-			out = append(out, step{kind: takeoverLogLost})
+		add(takeover, 0, 0)
+	}
+	if w.LogLoss && !w.g.logLost {
+		add(restartLogLost, 0, 0)
+		if w.takeovers < w.Takeovers {
+			add(takeoverLogLost, 0, 0)
 		}
 	}
-	return out
+	if w.Only == nil {
+		return out
+	}
+	wanted := slices.DeleteFunc(out[before:], func(s step) bool { return !slices.Contains(w.Only, s.kind) })
+	return out[:before+len(wanted)]
 }
 
 // apply carries a step out and looks at the properties.
@@ -179,7 +187,7 @@ func (w *world) crash(control int) {
 			}
 		}
 		s.dropEmpty()
-		if w.Without == EpochDurable {
+		if w.Without.has(EpochDurable) {
 			s.epoch = 0
 		}
 		for i := range w.data {
