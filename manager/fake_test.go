@@ -23,6 +23,8 @@ type site struct {
 
 	prim []*fakePrimary
 	sec  []*fakeSecondary
+	// conns are all connections that managers ever made.
+	conns []*wire.Conn
 	// see is called with mu held for every message a control takes, before it acts; false: the control does not act.
 	see func(control string, m wire.Message) bool
 }
@@ -118,15 +120,8 @@ func (s *site) serve(l net.Listener, name string) {
 	s.t.Cleanup(func() {
 		l.Close()
 		s.mu.Lock()
-		for _, p := range s.prim {
-			if p.conn != nil {
-				p.conn.Close()
-			}
-		}
-		for _, x := range s.sec {
-			if x.conn != nil {
-				x.conn.Close()
-			}
+		for _, c := range s.conns {
+			c.Close()
 		}
 		s.mu.Unlock()
 		wg.Wait()
@@ -151,7 +146,7 @@ func (s *site) session(conn *wire.Conn, name string) {
 	defer conn.Close()
 	s.mu.Lock()
 	hello, own := s.hello(name)
-	own(conn)
+	s.conns = append(s.conns, conn)
 	s.mu.Unlock()
 	if _, err := conn.Answer(hello, nil); err != nil {
 		return
@@ -166,7 +161,12 @@ func (s *site) session(conn *wire.Conn, name string) {
 			return
 		}
 		s.mu.Lock()
-		if s.see == nil || s.see(name, m) {
+		acts := s.see == nil || s.see(name, m)
+		switch h := m.(wire.Commanded).Head(); {
+		case acts && h.Epoch < s.epoch(name):
+			conn.WriteMessage(&wire.Error{Code: wire.CodeStaleEpoch, Group: h.Group, Text: "a higher epoch leads"})
+		case acts:
+			own(conn) // what it reports goes to the manager that leads
 			for _, x := range s.take(name, m) {
 				x.to.WriteMessage(x.m) // a failure shows as a disconnect
 			}
@@ -196,14 +196,22 @@ func (s *site) take(name string, m wire.Message) []answer {
 	return nil
 }
 
-func stale(c *wire.Conn, h wire.Command) []answer {
-	return []answer{{c, &wire.Error{Code: wire.CodeStaleEpoch, Group: h.Group, Text: "a higher epoch leads"}}}
+// epoch is the highest that a control has seen.
+func (s *site) epoch(name string) (epoch uint64) {
+	for _, p := range s.prim {
+		if p.name == name {
+			epoch = p.epoch
+		}
+	}
+	for _, x := range s.sec {
+		if x.name == name {
+			epoch = x.epoch
+		}
+	}
+	return epoch
 }
 
 func (s *site) primary(p *fakePrimary, h wire.Command, m wire.Message) []answer {
-	if h.Epoch < p.epoch {
-		return stale(p.conn, h)
-	}
 	p.epoch = h.Epoch
 	switch m := m.(type) {
 	case *wire.Open:
@@ -231,9 +239,6 @@ func (s *site) cutEverywhere(cg uint64) bool {
 }
 
 func (x *fakeSecondary) take(h wire.Command, m wire.Message) []answer {
-	if h.Epoch < x.epoch {
-		return stale(x.conn, h)
-	}
 	x.epoch = h.Epoch
 	switch m := m.(type) {
 	case *wire.Fence, *wire.Query:
