@@ -64,7 +64,7 @@
 //	    2 faults, lost connections and expired holds, 1 CG:           310,020 states,  1,629,100 transitions, complete
 //	go test ./internal/protomodel -run TestRulesAreNeeded -v        the rules taken out, each with the shortest trace
 //	go test ./internal/protomodel -run TestExplore -v -model.faults 2 -model.cgs 1 -model.settled -timeout 0
-//	    2 faults of any kind: tens of millions of states, about 1 KiB for each one in the widest layer; -model.max ends it earlier
+//	    2 faults of any kind: not run to its end (more than five million states; memory grows with them); -model.max N ends it earlier
 //
 // Within these bounds two things were not reached or not needed: the table's last row ("anything else": a direct test
 // compares it with the product's) and the durable reservation of numbers (other rules cover it here).

@@ -14,7 +14,7 @@ import (
 type kind uint8
 
 const (
-	none kind = iota
+	_ kind = iota
 	// manager -> primary
 	fence // to secondaries too
 	open  // arg: final
@@ -57,7 +57,7 @@ type msg struct {
 const (
 	queueLen  = 6
 	orphanLen = 2
-	numbers   = 64 // CG numbers stay below
+	numbers   = 256 // CG numbers stay below
 )
 
 type queue struct {
