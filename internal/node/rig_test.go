@@ -236,7 +236,7 @@ func await[S any](r *rig, name string, ok func(S) error) (s S) {
 	}
 }
 
-// awaitCut waits until every group of the manager has a recovery point that was cut after now.
+// awaitCut waits until every group of the manager has a CG that was cut after now, and final on every secondary.
 func (r *rig) awaitCut() manager.NodeStatus {
 	r.t.Helper()
 	now := time.Now()
@@ -244,6 +244,11 @@ func (r *rig) awaitCut() manager.NodeStatus {
 		for _, g := range s.Groups {
 			if g.RecoveryCut == nil || !g.RecoveryCut.After(now) {
 				return fmt.Errorf("group %s is in %v, waits for %q", g.Group, g.State, g.Waiting)
+			}
+			for _, c := range g.Controls {
+				if c.Role == "secondary" && *c.Final < *g.RecoveryPoint {
+					return fmt.Errorf("group %s: CG %d is not final on %s", g.Group, *g.RecoveryPoint, c.Name)
+				}
 			}
 		}
 		return nil

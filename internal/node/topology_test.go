@@ -35,7 +35,7 @@ func TestReq14_Topologies(t *testing.T) {
 				}
 			}
 			for _, g := range s.Groups {
-				if g.Halted != "" || g.CGsFormed == 0 {
+				if g.Halted != "" || g.Reverts != 0 {
 					t.Errorf("group %s: %+v", g.Group, g)
 				}
 			}
