@@ -54,7 +54,7 @@ func (n *Node) admit(l *link, a *wire.Attach) error {
 	if err != nil {
 		return fromEngine(err)
 	}
-	vols, err := match(g, a)
+	vols, err := Match(g, a)
 	if err != nil {
 		return err
 	}
@@ -80,8 +80,8 @@ func (n *Node) admit(l *link, a *wire.Attach) error {
 	return nil
 }
 
-// match finds the volumes that a primary names.
-func match(g *engine.Group, a *wire.Attach) ([]*engine.Volume, error) {
+// Match finds the volumes that a primary names in Attach.
+func Match(g *engine.Group, a *wire.Attach) ([]*engine.Volume, error) {
 	vols := make([]*engine.Volume, len(a.Volumes))
 	seen := make(map[string]bool, len(a.Volumes))
 	for i, ref := range a.Volumes {

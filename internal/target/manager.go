@@ -3,7 +3,6 @@ package target
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 
 	"github.com/farside-storage/farside/engine"
@@ -141,63 +140,11 @@ func (o *obedience) refuse(x order, err error) error {
 	return o.link.conn.WriteMessage(e)
 }
 
-// do carries a command out; the engine knows the epoch rule, and which commands were carried out before.
+// do carries a command out.
 func (o *obedience) do(g *engine.Group, m wire.Commanded) (wire.Message, error) {
-	ctx, head := o.link.ctx, *m.Head()
-	c := engine.Command{Epoch: head.Epoch, CG: head.CG}
-	var answer wire.Message
-	var err error
-	switch m := m.(type) {
-	case *wire.Fence:
-		if err := g.Fence(ctx, head.Epoch); err != nil {
-			return nil, fromEngine(err)
-		}
-		return o.state(g, head)
-	case *wire.Query:
-		return o.state(g, head)
-	case *wire.Link:
-		answer, err = &wire.Linked{Command: head}, o.numbered(head, func() error { return g.Link(ctx, c) })
-	case *wire.Release:
-		answer, err = &wire.Final{Command: head}, o.numbered(head, func() error { return g.Release(ctx, c) })
-	case *wire.Revert:
-		answer, err = &wire.Reverted{Command: head}, o.numbered(head, func() error {
-			if m.Discard {
-				return g.Discard(ctx, c, m.Through)
-			}
-			return g.Revert(ctx, c)
-		})
-	default:
-		return nil, refuse(wire.CodeProtocol, "%v is no command to a secondary", m.Type())
-	}
-	return answer, fromEngine(err)
-}
-
-// numbered runs a command that needs the number of a CG.
-func (o *obedience) numbered(head wire.Command, run func() error) error {
-	if head.CG == 0 {
-		return fmt.Errorf("group %q: %w: CG numbers start at 1", head.Group, engine.ErrState)
-	}
-	return run()
-}
-
-// state reports a group; its CG is the newest that the links show.
-func (o *obedience) state(g *engine.Group, head wire.Command) (wire.Message, error) {
-	pool := o.node.opts.Pool
-	st, err := g.State(o.link.ctx)
-	failed := pool.Failure()
-	if err != nil && (failed == nil || st.Group == "") {
-		return nil, fromEngine(err)
-	}
-	if head.Epoch < st.Epoch {
-		return nil, refuse(wire.CodeStaleEpoch, "group %q: epoch %d is stale: epoch %d is in force", head.Group, head.Epoch, st.Epoch)
-	}
-	head.CG = st.Linked
-	m := &wire.State{Command: head, Final: st.Final, Linked: st.Linked, Complete: st.Complete, Receiving: st.Receiving,
-		PoolFull: o.node.poolFull(g.Name()), Instance: o.node.opts.Instance, FreeBlocks: pool.FreeBlocks()}
-	if failed != nil {
-		m.Failed = failed.Error()
-	}
-	return m, nil
+	return Obey(o.link.ctx, o.node.opts.Pool, g, m, func() Report {
+		return Report{Instance: o.node.opts.Instance, PoolFull: o.node.poolFull(g.Name())}
+	})
 }
 
 // subscribe makes announce tell the manager of what happens to the group from now on; what was before is in

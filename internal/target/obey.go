@@ -75,6 +75,3 @@ func stateOf(ctx context.Context, pool *engine.Pool, g *engine.Group, head wire.
 	}
 	return m, nil
 }
-
-// Match finds the volumes that a primary names in Attach.
-func Match(g *engine.Group, a *wire.Attach) ([]*engine.Volume, error) { return match(g, a) }

@@ -23,6 +23,8 @@ type Receiver struct {
 
 	applied  uint64 // newest update frame that was placed
 	frameCG  uint64 // of the frame in work
+	placed   uint64 // descriptors and payload bytes of the frame that was taken in last; 0 if it was dropped
+	payload  uint64
 	cg       uint64 // CG in work: some of it was received, its manifest was not; 0 none
 	through  uint64 // CGs up to this are known to be discarded
 	updates  wire.Updates
@@ -87,6 +89,15 @@ func (r *Receiver) Applied() uint64 { return r.applied }
 // CG is the one in work, 0 if none is.
 func (r *Receiver) CG() uint64 { return r.cg }
 
+// taken counts the descriptors and the bytes of payload of the newest frame.
+func (r *Receiver) taken() (updates, payload uint64) { return r.placed, r.payload }
+
+// hasRoom says whether the pool is not full any more.
+func (r *Receiver) hasRoom() bool {
+	_, err := r.w.Space(1)
+	return !errors.Is(err, engine.ErrPoolFull)
+}
+
 // Writer of the stream.
 func (r *Receiver) Writer() *engine.Writer { return r.w }
 
@@ -94,7 +105,7 @@ func (r *Receiver) Writer() *engine.Writer { return r.w }
 // nil, and ends with its error else. A frame that Take ended with an error was not applied, and may be given
 // again from its beginning.
 func (r *Receiver) Take(ctx context.Context, h wire.Header, body []byte, src Source, full func(cg uint64) error) error {
-	r.frameCG = 0
+	r.frameCG, r.placed, r.payload = 0, 0, 0
 	err := r.pool.Failure() // what is received then can never become complete
 	switch {
 	case err != nil:
@@ -141,6 +152,7 @@ func (r *Receiver) takeUpdates(ctx context.Context, h wire.Header, body []byte, 
 	for d, sums := range u.All() {
 		r.volumes[d.Volume].digest.AddUpdate(d, sums)
 	}
+	r.placed, r.payload = uint64(u.Len()), uint64(h.Payload)
 	return nil
 }
 
@@ -215,6 +227,7 @@ func (r *Receiver) takeZeroes(ctx context.Context, body []byte) error {
 	for _, x := range z.Ranges {
 		r.volumes[x.Volume].digest.AddZeroes(x)
 	}
+	r.placed = uint64(len(z.Ranges))
 	return nil
 }
 

@@ -16,44 +16,29 @@ import (
 // session is what the secondary knows of one stream. Its goroutine owns the writer; the fields without another
 // owner are that goroutine's.
 type session struct {
-	node    *Node
-	desk    *desk
-	group   *engine.Group
-	stream  wire.UUID
-	volumes []volume // by handle
-	bound   []*engine.Volume
-	ctx     context.Context // done when the session has to end
-	cancel  context.CancelCauseFunc
-	done    chan struct{} // closed when the volumes are free
-	wake    chan struct{} // next was set
+	node   *Node
+	desk   *desk
+	group  *engine.Group
+	stream wire.UUID
+	bound  []*engine.Volume
+	ctx    context.Context // done when the session has to end
+	cancel context.CancelCauseFunc
+	done   chan struct{} // closed when the volumes are free
+	wake   chan struct{} // next was set
 
 	// Guarded by desk.mu.
 	next, current *link
 	closed        bool // no connection is taken any more
 
-	w        *engine.Writer
+	rx       *Receiver
 	link     *link
 	resumed  bool   // a connection has been served before
-	applied  uint64 // newest update frame that was placed
-	credited uint64 // newest that was acknowledged on this connection
+	credited uint64 // newest update frame that was acknowledged on this connection
 	pending  uint64 // payload bytes placed since
 	frame    uint64 // number of the frame in work
-	frameCG  uint64
-	cg       uint64 // CG in work: some of it was received, its manifest was not; 0 none
-	through  uint64 // CGs up to this are known to be discarded
-	updates  wire.Updates
-	zeroes   wire.ZeroRanges
-	manifest wire.Manifest
 	credit   wire.Credit
 
 	stats sessionStats
-}
-
-// volume is an attached volume with what was received of it in the CG in work.
-type volume struct {
-	*engine.Volume
-	blocks uint64
-	digest wire.Digest
 }
 
 // sessionStats may be read by anybody.
@@ -68,11 +53,8 @@ type sessionStats struct {
 }
 
 func newSession(n *Node, d *desk, g *engine.Group, a *wire.Attach, vols []*engine.Volume) *session {
-	s := &session{node: n, desk: d, group: g, stream: a.Stream, bound: vols, volumes: make([]volume, len(vols)),
+	s := &session{node: n, desk: d, group: g, stream: a.Stream, bound: vols,
 		done: make(chan struct{}), wake: make(chan struct{}, 1)}
-	for i, v := range vols {
-		s.volumes[i] = volume{Volume: v, blocks: v.Size() / engine.BlockSize}
-	}
 	s.ctx, s.cancel = context.WithCancelCause(n.ctx)
 	return s
 }
@@ -86,18 +68,19 @@ func (s *session) holds(vols []*engine.Volume) bool {
 // run is the session's goroutine: one writer, any number of connections one after the other.
 func (s *session) run() {
 	log := s.node.opts.Logger.With("group", s.group.Name(), "stream", uuidString(s.stream))
-	err := s.open()
-	var last *link // to be ended when the volumes are free: its primary may attach again at once
+	var err error
+	s.rx, err = NewReceiver(s.node.opts.Pool, s.group, s.bound) // its writer is this goroutine's
+	var last *link                                              // to be ended when the volumes are free: its primary may attach again at once
 	for l := s.await(s.node.opts.ResumeTimeout); l != nil; l = s.await(s.node.opts.ResumeTimeout) {
 		unhook := context.AfterFunc(s.ctx, func() { l.stop(context.Cause(s.ctx)) })
 		if err == nil {
 			s.met(l)
-			log.Info("primary attached", "peer", l.name(), "resumed", s.resumed, "applied", s.applied)
+			log.Info("primary attached", "peer", l.name(), "resumed", s.resumed, "applied", s.rx.Applied())
 			err = l.reason(s.serve(l))
 			s.parted(err)
 		}
 		unhook()
-		log.Info("primary left", "peer", l.name(), "applied", s.applied, "error", err)
+		log.Info("primary left", "peer", l.name(), "applied", s.rx.Applied(), "error", err)
 		if blames(err) {
 			last = l
 			break
@@ -108,37 +91,20 @@ func (s *session) run() {
 	s.shut()
 	s.free(log)
 	if last != nil {
-		last.end(err, s.frame, s.group.Name(), s.frameCG)
+		last.end(err, s.frame, s.group.Name(), s.rx.frameCG)
 	}
 }
 
 // free lets go of the writer and the volumes.
 func (s *session) free(log *slog.Logger) {
-	if s.w != nil {
-		s.publish()
-		if err := s.w.Close(); err != nil {
-			log.Error("closing the writer failed; the pool tells more", "error", err)
-		}
+	s.publish()
+	if err := s.rx.Close(); err != nil {
+		log.Error("closing the writer failed; the pool tells more", "error", err)
 	}
 	s.desk.leave(s)
 	s.cancel(nil)
 	close(s.done)
-	log.Info("stream forgotten", "applied", s.applied)
-}
-
-// open gets the writer, for this goroutine, and binds the volumes to it.
-func (s *session) open() error {
-	w, err := s.node.opts.Pool.NewWriter()
-	if err != nil {
-		return fromEngine(err)
-	}
-	s.w = w
-	for _, v := range s.bound {
-		if err := w.Bind(v); err != nil {
-			return fromEngine(err)
-		}
-	}
-	return nil
+	log.Info("stream forgotten", "applied", s.rx.Applied())
 }
 
 // serve takes frames in until the connection ends; the error says why it did.
@@ -148,18 +114,18 @@ func (s *session) serve(l *link) error {
 	if err != nil {
 		return fromEngine(err)
 	}
-	a := &wire.Attached{Applied: s.applied, Resumed: s.resumed, Complete: st.Complete, Window: s.node.opts.Window}
+	a := &wire.Attached{Applied: s.rx.Applied(), Resumed: s.resumed, Complete: st.Complete, Window: s.node.opts.Window}
 	if err := l.conn.WriteMessage(a); err != nil {
 		return err
 	}
-	s.resumed, s.credited, s.pending, s.frame, s.frameCG = true, s.applied, 0, 0, 0
+	s.resumed, s.credited, s.pending, s.frame, s.rx.frameCG = true, s.rx.Applied(), 0, 0, 0
 	l.sock.idle = s.idle
 	for {
 		h, body, err := l.conn.Next()
 		if err != nil {
 			return err
 		}
-		s.frame, s.frameCG = h.Number, 0
+		s.frame, s.rx.frameCG = h.Number, 0
 		if err := s.take(h, body); err != nil {
 			return err
 		}
@@ -184,25 +150,28 @@ func (s *session) idle() error {
 }
 
 func (s *session) flush() error {
-	if err := s.w.Kick(); err != nil {
+	if err := s.rx.w.Kick(); err != nil {
 		return fromEngine(err)
 	}
 	s.publish()
-	if s.applied == s.credited {
+	if s.rx.Applied() == s.credited {
 		return nil
 	}
 	return s.acknowledge()
 }
 
 func (s *session) acknowledge() error {
-	s.credit.Applied = s.applied
-	s.credited, s.pending = s.applied, 0
+	s.credit.Applied = s.rx.Applied()
+	s.credited, s.pending = s.credit.Applied, 0
 	return s.link.conn.WriteMessage(&s.credit)
 }
 
 // publish shows what the writer did.
 func (s *session) publish() {
-	now := s.w.Stats().DeviceBlocks
+	if s.rx.w == nil {
+		return
+	}
+	now := s.rx.w.Stats().DeviceBlocks
 	s.node.counters.deviceBlocks.Add(now - s.stats.deviceBlocks.Swap(now))
 }
 
@@ -219,35 +188,21 @@ func (s *session) parted(err error) {
 	s.stats.peer, s.stats.since, s.stats.err = "", time.Now(), err.Error()
 }
 
-// room is Writer.Space, but waits while the pool is full: not reading is the back-pressure. It ends with
-// engine.ErrDropped if CG cg is discarded meanwhile, or with the reason for which the connection has to end.
-func (s *session) room(blocks int, cg uint64) ([]byte, error) {
-	mem, err := s.w.Space(blocks)
-	if !errors.Is(err, engine.ErrPoolFull) {
-		return mem, fromEngine(err)
+// full is called while there is no room: not reading is the back-pressure. It returns when there may be room
+// again, or with the reason for which the connection has to end.
+func (s *session) full(cg uint64) error {
+	if !s.stats.full.Swap(true) {
+		s.node.opts.Logger.Warn("pool is full; a session waits", "group", s.group.Name(), "peer", s.link.name(), "cg", cg)
 	}
-	s.stats.full.Store(true)
-	defer s.stats.full.Store(false)
-	s.node.opts.Logger.Warn("pool is full; a session waits", "group", s.group.Name(), "peer", s.link.name(), "cg", cg)
-	for {
-		// What is placed goes out and is acknowledged. The credit, repeated, also shows whether the peer
-		// is still there, for nothing is read.
-		if err := errors.Join(s.flush(), s.acknowledge()); err != nil {
-			return nil, err
-		}
-		if dropped, err := s.isDiscarded(cg); err != nil {
-			return nil, err
-		} else if dropped {
-			return nil, engine.ErrDropped
-		}
-		mem, err := s.w.Space(blocks)
-		if !errors.Is(err, engine.ErrPoolFull) {
-			return mem, fromEngine(err)
-		}
-		if err := s.waitSpace(); err != nil {
-			return nil, err
-		}
+	// What is placed goes out and is acknowledged. The credit, repeated, also shows whether the peer
+	// is still there, for nothing is read.
+	if err := errors.Join(s.flush(), s.acknowledge()); err != nil {
+		return err
 	}
+	if s.rx.hasRoom() {
+		return nil
+	}
+	return s.waitSpace()
 }
 
 // waitSpace waits until blocks were released, but not for long: a release just before the call would be missed.
