@@ -85,7 +85,7 @@ a time, on all controls or on none.`,
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(
 		a.demoCommand(), a.formatCommand(), a.secondaryCommand(), a.primaryCommand(), a.managerCommand(), a.statusCommand(), a.groupCommand(), a.recoverCommand(),
-		a.volumeCommand(), a.checkCommand(), a.dumpCommand(), a.benchCommand(), a.versionCommand(), a.configCommand(),
+		a.volumeCommand(), a.checkCommand(), a.dumpCommand(), a.benchCommand(), a.simCommand(), a.versionCommand(), a.configCommand(),
 		&cobra.Command{Use: "exit-codes", Short: "What the exit statuses mean", Long: exitHelp},
 	)
 	return root

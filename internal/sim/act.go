@@ -321,11 +321,14 @@ func (s *secondaryNode) decay(o Op) {
 		}
 	}
 	damaged := append([]byte(nil), r.kept...)
-	damaged[40+o.A%256*8%(engine.BlockSize-40)] ^= 1
+	damaged[pageHeader+o.A%24*8] ^= 1 // the first entries are those in use
 	s.devs.WriteAt(0, damaged, r.off)
 	s.rotten = r
 	s.later()
 }
+
+// pageHeader is the head of a table page in bytes.
+const pageHeader = 32
 
 // unrot puts back what was there.
 func (s *secondaryNode) unrot() {

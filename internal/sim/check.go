@@ -53,7 +53,10 @@ func (a *acks) answered(w *world, s *secondaryNode, m wire.Message) {
 	}
 	switch m := m.(type) {
 	case *wire.State:
-		a.epoch = max(a.epoch, h.Epoch)
+		a.epoch, a.final = max(a.epoch, h.Epoch), max(a.final, m.Final)
+		if m.Linked > m.Final {
+			a.linked = max(a.linked, m.Linked)
+		}
 		if m.Complete > m.Final {
 			a.completed(m.Complete)
 		}

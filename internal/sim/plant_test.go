@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -25,7 +26,7 @@ func TestPlants(t *testing.T) {
 			t.Errorf("%-52s NOT NOTICED within %d seeds", f, plantSeeds)
 			continue
 		}
-		fmt.Printf("%-52s seed %3d: %s: %.110s\n", f, seed, found.Invariant, found.Text)
+		fmt.Printf("%-52s seed %3d: %s: %.110s\n", f, seed, found.Invariant, firstLine(found.Text))
 	}
 	plant.Active = plant.None
 }
@@ -54,4 +55,9 @@ func firstFailure() (uint64, *Violation) {
 	}
 	wg.Wait()
 	return best.Load(), found
+}
+
+func firstLine(s string) string {
+	s, _, _ = strings.Cut(s, "\n")
+	return s
 }

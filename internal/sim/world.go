@@ -170,19 +170,14 @@ func (w *world) heal() {
 	}
 	for _, s := range w.sec {
 		s.heal()
-		s.node.hung = 0
 		if !s.up {
 			s.start()
 		}
 	}
 	for _, p := range w.prim {
-		p.node.hung = 0
 		if !p.up {
 			p.start()
 		}
-	}
-	for _, m := range w.man {
-		m.node.hung = 0
 	}
 	if !w.man[0].leads() && !w.man[1].leads() {
 		w.man[0].stop(false)
