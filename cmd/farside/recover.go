@@ -171,8 +171,6 @@ func (a *app) recover(ctx context.Context, f recoverFlags) error {
 	switch {
 	case errors.Is(err, node.ErrOverride):
 		return refused("leave out only controls that are lost; \"--plan\" shows them", "%w", err)
-	case errors.Is(err, node.ErrLogShared):
-		return refused("", "%w", err)
 	case err != nil:
 		return err
 	}

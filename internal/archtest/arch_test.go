@@ -73,6 +73,7 @@ func sound() map[string]*Package {
 		{Path: "nbd"},
 		{Path: "primary", Imports: []string{Module + "/wire", Module + "/ring"}},
 		{Path: "manager", Imports: []string{Module + "/wire", "go.etcd.io/bbolt"}},
+		{Path: "manager/etcdlog", Imports: []string{"go.etcd.io/etcd/client/v3"}, TestImports: []string{Module + "/internal/testtool"}},
 		{Path: "bench", Imports: []string{Module + "/engine", Module + "/wire"}},
 		{Path: "internal/testtool", Imports: []string{"testing"}},
 		{Path: "internal/target", Imports: []string{Module + "/engine", Module + "/wire", Module + "/nbd"}},
@@ -131,6 +132,7 @@ func TestRulesNotice(t *testing.T) {
 		{"a module outside", imports("engine", "github.com/google/uuid"), []string{"engine: may not import github.com/google/uuid: firmware embeds this package"}},
 		{"the wrong package of a module", imports("ring", "github.com/iceber/iouring-go"), []string{"ring: may not import github.com/iceber/iouring-go: firmware embeds this package"}},
 		{"a name that only begins the same", imports("alloc", "golang.org/x/system"), []string{"alloc: may not import golang.org/x/system: firmware embeds this package"}},
+		{"the manager imports etcd", imports("manager", "go.etcd.io/etcd/client/v3"), []string{"manager: may not import go.etcd.io/etcd/client/v3: only manager/etcdlog does"}},
 		{"testing in production", imports("bench", "testing"), []string{"bench: imports testing, which is for tests"}},
 		{"a simulated device in production", imports("engine", Module+"/ring/ringtest"), []string{"engine: imports " + Module + "/ring/ringtest, which is for tests"}},
 	}

@@ -54,6 +54,9 @@ var embedded = map[string]bool{"engine": true, "ring": true, "alloc": true}
 
 var embeddable = []string{"golang.org/x/sys", "github.com/cespare/xxhash/v2", "github.com/iceber/iouring-go/syscall"}
 
+// onlyIn are modules that one package alone imports: nobody else should have to build or trust them.
+var onlyIn = map[string]string{"go.etcd.io/etcd": "manager/etcdlog"}
+
 // forbiddenNames say nothing of what a package is for.
 var forbiddenNames = map[string]bool{
 	"util": true, "utils": true, "common": true, "helper": true, "helpers": true, "misc": true, "shared": true, "base": true, "lib": true,
@@ -98,6 +101,7 @@ func (c *checker) look(p Package) {
 	c.reach(p, allowed)
 	c.apart(p)
 	c.outside(p)
+	c.confined(p)
 	c.testOnly(p)
 }
 
@@ -136,6 +140,17 @@ func (c *checker) outside(p Package) {
 		}
 		if !slices.ContainsFunc(embeddable, func(m string) bool { return path == m || strings.HasPrefix(path, m+"/") }) {
 			c.violation(p, "may not import %s: firmware embeds this package", path)
+		}
+	}
+}
+
+// confined checks modules that only one package imports; tests may, too.
+func (c *checker) confined(p Package) {
+	for _, path := range p.Imports {
+		for module, home := range onlyIn {
+			if strings.HasPrefix(path, module+"/") && p.Path != home {
+				c.violation(p, "may not import %s: only %s does", path, home)
+			}
 		}
 	}
 }

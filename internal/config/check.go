@@ -58,6 +58,9 @@ func (d *decoder) checkNode(f *File) {
 	if f.Manager != nil && f.Manager.DecisionLog == "" {
 		d.required("node.state_dir", f.Node.StateDir == "", "a directory for the decision log (or set manager.decision_log)")
 	}
+	if f.Manager != nil && f.Manager.inEtcd() {
+		d.required("node.state_dir", f.Node.StateDir == "", "a directory for the audit log")
+	}
 }
 
 func (d *decoder) checkSecondary(f *File) {
@@ -127,6 +130,7 @@ func (d *decoder) volumePath(path string, v PrimaryVolume, paths map[string]int,
 }
 
 func (d *decoder) checkManager(m *Manager) {
+	d.checkEtcd(m)
 	d.required("manager.group", len(m.Groups) == 0, "at least one [[manager.group]]")
 	seen := map[string]int{}
 	for i, g := range m.Groups {

@@ -248,6 +248,47 @@ func TestSettingsAlone(t *testing.T) {
 	}
 }
 
+func TestEtcdLog(t *testing.T) {
+	parse := func(keys string) (*File, error) {
+		return Parse("m.toml", []byte(strings.Replace(minimalManager, "[[manager.group]]", "[manager]\n"+keys+"\n[[manager.group]]", 1)), RoleManager)
+	}
+	f, err := parse(`decision_log = "etcd://10.0.0.1:2379,etcd-b:2379/site/a"
+etcd_ca = "/ca.pem"
+etcd_user = "farside"
+etcd_password_file = "/password"`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, ok := f.Manager.Etcd()
+	want := EtcdLog{Endpoints: []string{"10.0.0.1:2379", "etcd-b:2379"}, Prefix: "site/a"}
+	if diff := cmp.Diff(want, log); !ok || diff != "" || f.Manager.EtcdLease.Std() != 5*time.Second {
+		t.Errorf("etcd %v, lease %v (-want +got):\n%s", ok, f.Manager.EtcdLease, diff)
+	}
+	if f, err = parse(`decision_log = "etcd.db"`); err != nil {
+		t.Fatal(err)
+	} else if _, ok := f.Manager.Etcd(); ok {
+		t.Error("a file was taken for an etcd")
+	}
+	for keys, problem := range map[string]string{
+		`etcd_user = "u"`:                                          "m.toml:8:1: manager.etcd_user: belongs to a decision log in etcd",
+		`decision_log = "etcd://10.0.0.1:2379"`:                    "10.0.0.1:2379 is not a loopback address",
+		`decision_log = "etcd://127.0.0.1"`:                        `"127.0.0.1" is not the address of an etcd`,
+		`decision_log = "etcd://"`:                                 `"" is not the address of an etcd`,
+		`decision_log = "etcd://127.0.0.1:1/a//b"`:                 `the prefix "a//b"`,
+		"decision_log = \"etcd://[::1]:1\"\netcd_cert = \"/c\"":    "manager.etcd_key: is missing",
+		"decision_log = \"etcd://[::1]:1\"\netcd_user = \"u\"":     "manager.etcd_password_file: is missing",
+		"decision_log = \"etcd://[::1]:1\"\netcd_lease = \"2.5s\"": "not a number of whole seconds",
+		"decision_log = \"etcd://[::1]:1\"\netcd_lease = \"0s\"":   "manager.etcd_lease: 0s is out of range",
+	} {
+		if _, err := parse(keys); err == nil || !strings.Contains(err.Error(), problem) {
+			t.Errorf("%s: %v, want %q", keys, err, problem)
+		}
+	}
+	if _, err := parse(`decision_log = "etcd://root:secret@127.0.0.1:2379"`); err == nil || strings.Contains(err.Error(), "secret") || !strings.Contains(err.Error(), "etcd_password_file") {
+		t.Errorf("a password in the address: %v", err)
+	}
+}
+
 func TestBadSettings(t *testing.T) {
 	_, err := Load("", RoleSecondary, []Setting{
 		{Key: "node.name", Values: []string{"n"}},

@@ -80,7 +80,13 @@ state_dir = "/var/lib/farside"          # the decision log, if it is not named b
 log_level = "info"                      # debug, info, warn or error
 
 [manager]
-decision_log = "/var/lib/farside/decisions.db"
+decision_log = "/var/lib/farside/decisions.db"  # or "etcd://127.0.0.1:2379" for several managers, one of which leads
+etcd_ca = ""                            # with etcd: files for TLS; without it etcd must be on loopback
+etcd_cert = ""
+etcd_key = ""
+etcd_user = ""                          # with etcd's own authentication
+etcd_password_file = ""                 # only its owner may read it
+etcd_lease = "5s"                       # how long a leader that is gone keeps the others waiting
 
 [[manager.group]]
 name = "shop"

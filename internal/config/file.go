@@ -129,9 +129,19 @@ func (v PrimaryVolume) Path() string {
 
 // Manager configures a replication manager.
 type Manager struct {
-	// DecisionLog is the file of the durable log of decisions. Default "decisions.db" in
-	// [Node.StateDir].
-	DecisionLog string `toml:"decision_log" help:"file of the decision log (default: decisions.db in the state directory)"`
+	// DecisionLog is the durable log of decisions: a file, or "etcd://HOST:PORT,HOST:PORT/PREFIX" for several managers, one
+	// of which leads ([Manager.Etcd]). The prefix of the keys may be left out. Default "decisions.db" in [Node.StateDir].
+	DecisionLog string `toml:"decision_log" help:"decision log: a file (default: decisions.db in the state directory), or etcd://HOST:PORT,..."`
+	// EtcdCA, EtcdCert and EtcdKey are PEM files for TLS with etcd: what its certificate is checked against, and what this manager
+	// shows. Without TLS etcd is reached on loopback only.
+	EtcdCA   string `toml:"etcd_ca" help:"file with the CA's certificate for TLS with etcd"`
+	EtcdCert string `toml:"etcd_cert" help:"file with this manager's certificate for etcd"`
+	EtcdKey  string `toml:"etcd_key" help:"file with the key of that certificate"`
+	// EtcdUser and EtcdPasswordFile are for etcd's own authentication. Only its owner may read the file.
+	EtcdUser         string `toml:"etcd_user" help:"user of etcd"`
+	EtcdPasswordFile string `toml:"etcd_password_file" help:"file with the user's password"`
+	// EtcdLease is how long a leader that is gone keeps the others waiting. Whole seconds. Default 5s.
+	EtcdLease Duration `toml:"etcd_lease" help:"how long a leader that is gone keeps others waiting (default 5s)"`
 	// Groups that this manager forms consistency groups of. At least one.
 	Groups []Group `toml:"group" help:"group to manage: name=NAME,primaries=ADDRESS;...,secondaries=ADDRESS;...,..."`
 }
@@ -171,6 +181,8 @@ func (p *Primary) setDefaults() {
 	p.IO = IOUring
 	p.Queue = 256 << 20
 }
+
+func (m *Manager) setDefaults() { m.EtcdLease = Duration(5 * time.Second) }
 
 func (g *Group) setDefaults() {
 	g.Interval = Duration(time.Second)

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -69,23 +68,9 @@ type ControlRecovery struct {
 // ErrOverride says that a control cannot be left out.
 var ErrOverride = errors.New("cannot be left out")
 
-// ErrLogShared says that a recovery without a manager has no place: the decision log is in etcd, where any manager can lead.
-var ErrLogShared = errors.New("the decision log is in etcd, which any of the managers can take over: start one, it recovers by itself")
-
-// recoveryLog is the file of a manager's decision log.
-func recoveryLog(f *config.File) string {
-	if f.Manager.DecisionLog != "" {
-		return f.Manager.DecisionLog
-	}
-	return filepath.Join(f.Node.StateDir, DecisionLogFile)
-}
-
 // PlanRecovery says what each secondary control of a manager's groups shows, and what a start of the manager would do. It only
 // asks for status and reads the decision log: nothing is changed, and a running manager is not disturbed.
 func PlanRecovery(ctx context.Context, f *config.File, o RecoveryOptions) ([]GroupRecovery, error) {
-	if strings.HasPrefix(f.Manager.DecisionLog, "etcd://") {
-		return nil, ErrLogShared
-	}
 	var out []GroupRecovery
 	for _, g := range f.Manager.Groups {
 		if o.Group == "" || o.Group == g.Name {
@@ -110,7 +95,7 @@ func PlanRecovery(ctx context.Context, f *config.File, o RecoveryOptions) ([]Gro
 }
 
 func planGroup(ctx context.Context, f *config.File, g config.Group, o RecoveryOptions) (GroupRecovery, error) {
-	r := GroupRecovery{Group: g.Name, Log: recoveryLog(f), Controls: make([]ControlRecovery, len(g.Secondaries))}
+	r := GroupRecovery{Group: g.Name, Log: decisionLog(f), Controls: make([]ControlRecovery, len(g.Secondaries))}
 	rec, err := readLog(ctx, f, g.Name)
 	switch {
 	case errors.Is(err, manager.ErrLogInUse):
@@ -219,11 +204,11 @@ func (c *ControlRecovery) found(s target.Status, group string) error {
 // takes the decision log, so it is refused (manager.ErrLogInUse) while a manager runs. What the controls show is looked at again: where
 // that has changed, what is right now is done. A group that ends halted was refused, with the reason in its status.
 func Recover(ctx context.Context, f *config.File, planned []GroupRecovery, log *slog.Logger) (out []manager.Status, err error) {
-	decisions, err := manager.OpenLog(recoveryLog(f))
+	decisions, release, err := takeLog(ctx, f)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, decisions.Close()) }()
+	defer func() { err = errors.Join(err, release()) }()
 	audit, err := manager.OpenAuditLog(filepath.Join(f.Node.StateDir, AuditLogFile))
 	if err != nil {
 		return nil, err

@@ -18,14 +18,14 @@ import (
 // decisionsKept is how many DECIDED records the log keeps per group; only the newest is needed.
 const decisionsKept = 1000
 
-func (t *Term) groupKey(group, item string) string {
-	return t.cluster.opts.Prefix + "/group/" + group + "/" + item
+func (c *Cluster) groupKey(group, item string) string {
+	return c.opts.Prefix + "/group/" + group + "/" + item
 }
 
-func (t *Term) decidedPrefix(group string) string { return t.groupKey(group, "decided/") }
+func (c *Cluster) decidedPrefix(group string) string { return c.groupKey(group, "decided/") }
 
-func (t *Term) decidedKey(group string, cg uint64) string {
-	return fmt.Sprintf("%s%016x", t.decidedPrefix(group), cg)
+func (c *Cluster) decidedKey(group string, cg uint64) string {
+	return fmt.Sprintf("%s%016x", c.decidedPrefix(group), cg)
 }
 
 // Begin starts a new epoch of a group and returns what the log holds.
@@ -40,7 +40,7 @@ func (t *Term) Begin(name string, floor uint64) (rec manager.Recovered, err erro
 		return rec, t.at(name, err)
 	}
 	rec.Epoch = max(rec.Epoch+1, uint64(t.rev), floor)
-	if err := t.write(name, g, clientv3.OpPut(t.groupKey(name, "epoch"), strconv.FormatUint(rec.Epoch, 10))); err != nil {
+	if err := t.write(name, g, clientv3.OpPut(t.cluster.groupKey(name, "epoch"), strconv.FormatUint(rec.Epoch, 10))); err != nil {
 		return rec, t.at(name, err)
 	}
 	t.groups[name] = g
@@ -51,12 +51,7 @@ func (t *Term) Begin(name string, floor uint64) (rec manager.Recovered, err erro
 func (t *Term) read(name string) (g *group, rec manager.Recovered, err error) {
 	var resp *clientv3.TxnResponse
 	err = t.try(func(ctx context.Context) (err error) {
-		resp, err = t.client.Txn(ctx).If(t.leads()).Then(
-			clientv3.OpGet(t.groupKey(name, ""), clientv3.WithRange(t.decidedPrefix(name))),
-			clientv3.OpGet(clientv3.GetPrefixRangeEnd(t.decidedPrefix(name)), clientv3.WithRange(clientv3.GetPrefixRangeEnd(t.groupKey(name, "")))),
-			clientv3.OpGet(t.decidedPrefix(name), clientv3.WithPrefix(), clientv3.WithKeysOnly(), clientv3.WithSort(clientv3.SortByKey, clientv3.SortAscend)),
-			clientv3.OpGet(t.decidedPrefix(name), clientv3.WithLastKey()...),
-		).Commit()
+		resp, err = t.client.Txn(ctx).If(t.leads()).Then(t.cluster.gets(name)...).Commit()
 		return err
 	})
 	if err != nil {
@@ -65,22 +60,65 @@ func (t *Term) read(name string) (g *group, rec manager.Recovered, err error) {
 	if !resp.Succeeded {
 		return nil, rec, t.deposed()
 	}
+	return t.cluster.parse(name, resp)
+}
+
+// Peek reads what the log holds of a group without leading, and changes nothing; Epoch is the newest one given. While a
+// manager leads, the error wraps [manager.ErrLogInUse].
+func (c *Cluster) Peek(ctx context.Context, name string) (rec manager.Recovered, err error) {
+	at := func(err error) error {
+		return fmt.Errorf("etcdlog: decision log %s, group %s: %w", c.opts.where(), name, err)
+	}
+	client, err := c.connect()
+	if err != nil {
+		return rec, at(err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	now, err := c.leader(ctx)
+	if err != nil {
+		return rec, at(err)
+	}
+	resp, err := client.Txn(ctx).Then(c.gets(name)...).Commit()
+	if err != nil {
+		return rec, at(err)
+	}
+	if _, rec, err = c.parse(name, resp); err != nil {
+		return rec, at(err)
+	}
+	if now != nil {
+		return rec, at(fmt.Errorf("manager %s at %s leads: %w", now.Node, now.Listen, manager.ErrLogInUse))
+	}
+	return rec, nil
+}
+
+// gets reads everything of a group; parse knows their order.
+func (c *Cluster) gets(name string) []clientv3.Op {
+	all, decided := c.groupKey(name, ""), c.decidedPrefix(name)
+	return []clientv3.Op{
+		clientv3.OpGet(all, clientv3.WithRange(decided)),
+		clientv3.OpGet(clientv3.GetPrefixRangeEnd(decided), clientv3.WithRange(clientv3.GetPrefixRangeEnd(all))),
+		clientv3.OpGet(decided, clientv3.WithPrefix(), clientv3.WithKeysOnly(), clientv3.WithSort(clientv3.SortByKey, clientv3.SortAscend)),
+		clientv3.OpGet(decided, clientv3.WithLastKey()...),
+	}
+}
+
+func (c *Cluster) parse(name string, resp *clientv3.TxnResponse) (g *group, rec manager.Recovered, err error) {
+	kvs := func(i int) []*mvccpb.KeyValue { return resp.Responses[i].GetResponseRange().Kvs }
 	g = new(group)
-	for _, part := range resp.Responses[:2] {
-		for _, kv := range part.GetResponseRange().Kvs {
-			if err := readItem(g, &rec, strings.TrimPrefix(string(kv.Key), t.groupKey(name, "")), kv.Value); err != nil {
-				return nil, rec, err
-			}
+	for _, kv := range slices.Concat(kvs(0), kvs(1)) {
+		if err := readItem(g, &rec, strings.TrimPrefix(string(kv.Key), c.groupKey(name, "")), kv.Value); err != nil {
+			return nil, rec, err
 		}
 	}
-	for _, kv := range resp.Responses[2].GetResponseRange().Kvs {
-		cg, err := strconv.ParseUint(strings.TrimPrefix(string(kv.Key), t.decidedPrefix(name)), 16, 64)
+	for _, kv := range kvs(2) {
+		cg, err := strconv.ParseUint(strings.TrimPrefix(string(kv.Key), c.decidedPrefix(name)), 16, 64)
 		if err != nil {
 			return nil, rec, fmt.Errorf("key %s: not a CG number: %w", kv.Key, err)
 		}
 		g.decided = append(g.decided, cg)
 	}
-	newest, err := t.decisions(name, resp.Responses[3].GetResponseRange().Kvs)
+	newest, err := c.decisions(name, kvs(3))
 	if len(newest) > 0 {
 		rec.Decided = newest[0]
 	}
@@ -111,14 +149,14 @@ func readItem(g *group, rec *manager.Recovered, item string, value []byte) (err 
 	return nil
 }
 
-func (t *Term) decisions(name string, kvs []*mvccpb.KeyValue) ([]manager.Decision, error) {
+func (c *Cluster) decisions(name string, kvs []*mvccpb.KeyValue) ([]manager.Decision, error) {
 	var out []manager.Decision
 	for _, kv := range kvs {
 		var d manager.Decision
 		if err := json.Unmarshal(kv.Value, &d); err != nil {
 			return nil, fmt.Errorf("decision %s: %w", kv.Key, err)
 		}
-		if string(kv.Key) != t.decidedKey(name, d.CG) {
+		if string(kv.Key) != c.decidedKey(name, d.CG) {
 			return nil, fmt.Errorf("decision %s says that it is of CG %d", kv.Key, d.CG)
 		}
 		out = append(out, d)
@@ -145,7 +183,7 @@ func (t *Term) Append(name string, r manager.Record) error {
 }
 
 func (t *Term) puts(name string, g *group, r manager.Record) (ops []clientv3.Op, err error) {
-	put := func(item, value string) { ops = append(ops, clientv3.OpPut(t.groupKey(name, item), value)) }
+	put := func(item, value string) { ops = append(ops, clientv3.OpPut(t.cluster.groupKey(name, item), value)) }
 	if r.Reserve > 0 {
 		put("reserved", strconv.FormatUint(r.Reserve, 10))
 	}
@@ -164,9 +202,9 @@ func (t *Term) puts(name string, g *group, r manager.Record) (ops []clientv3.Op,
 		if err != nil {
 			return nil, err
 		}
-		ops = append(ops, clientv3.OpPut(t.decidedKey(name, r.Decided.CG), string(v)))
+		ops = append(ops, clientv3.OpPut(t.cluster.decidedKey(name, r.Decided.CG), string(v)))
 		if old, drop := g.oldest(r.Decided.CG); drop {
-			ops = append(ops, clientv3.OpDelete(t.decidedKey(name, old)))
+			ops = append(ops, clientv3.OpDelete(t.cluster.decidedKey(name, old)))
 		}
 	}
 	return ops, nil
@@ -193,7 +231,7 @@ func (g *group) keep(cg uint64) {
 
 // write makes changes durable, once, on top of the write before.
 func (t *Term) write(name string, g *group, ops ...clientv3.Op) error {
-	key := t.groupKey(name, "written")
+	key := t.cluster.groupKey(name, "written")
 	next := fmt.Sprintf("%d.%d", t.rev, g.count+1)
 	onTop := clientv3.Compare(clientv3.Value(key), "=", g.written)
 	if g.written == "" {
@@ -238,13 +276,13 @@ func (t *Term) History(name string, limit int) (out []manager.Decision, err erro
 	}
 	var resp *clientv3.GetResponse
 	err = t.try(func(ctx context.Context) (err error) {
-		resp, err = t.client.Get(ctx, t.decidedPrefix(name), clientv3.WithPrefix(), clientv3.WithLimit(int64(limit)),
+		resp, err = t.client.Get(ctx, t.cluster.decidedPrefix(name), clientv3.WithPrefix(), clientv3.WithLimit(int64(limit)),
 			clientv3.WithSort(clientv3.SortByKey, clientv3.SortDescend))
 		return err
 	})
 	if err != nil {
 		return nil, t.at(name, err)
 	}
-	out, err = t.decisions(name, resp.Kvs)
+	out, err = t.cluster.decisions(name, resp.Kvs)
 	return out, t.at(name, err)
 }
