@@ -60,6 +60,16 @@ func (r checkReport) writeText(w io.Writer) error {
 	return err
 }
 
+// next says what to do about damage.
+func (r checkReport) next() string {
+	for _, d := range r.Damage {
+		if !d.Redundant {
+			return "keep the devices as they are; \"farside dump\" shows the damaged structures"
+		}
+	}
+	return "nothing is lost: starting the secondary control repairs it from the other copies"
+}
+
 func (a *app) checkCommand() *cobra.Command {
 	var flags poolFlags
 	var data bool
@@ -90,8 +100,7 @@ if something is damaged.`,
 			return err
 		}
 		if !report.OK {
-			return &failure{code: exitFailed, err: fmt.Errorf("the pool is damaged in %d places", len(report.Damage)),
-				next: "keep the devices as they are; \"farside dump\" shows the damaged structures"}
+			return &failure{code: exitFailed, err: fmt.Errorf("the pool is damaged in %d places", len(report.Damage)), next: report.next()}
 		}
 		return nil
 	}
