@@ -3,6 +3,7 @@ package protomodel
 import (
 	"flag"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -231,35 +232,135 @@ func (k *walk) makeDurable() {
 	k.tell(product.Durable{ID: p.ID})
 }
 
-// The product's manager keeps the rules, too: random walks, as its states are too many to be explored. It never halts.
-func TestWalkProduct(t *testing.T) {
-	cfg := &Config{Faults: 255}
-	walks := *flagWalks
-	if raceEnabled {
-		walks /= 10
-	}
-	steps, done, faults := 0, 0, 0
+// walked sums up what walks did.
+type walked struct {
+	walks, steps, done, faults int
+	violation                  string
+	trace                      []string
+}
+
+func walkOften(t *testing.T, cfg *Config, walks int) (sum walked) {
 	for seed := range walks {
 		r := rand.New(rand.NewPCG(uint64(seed), 0))
 		k := newWalk(t, cfg)
+		sum.walks++
 		for range 3000 {
 			k.step(t, r)
-			steps++
+			sum.steps++
 			if k.violation != "" {
-				for i, line := range k.trace[max(0, len(k.trace)-60):] {
-					t.Logf("%3d  %s", i, line)
-				}
-				t.Fatalf("walk %d, step %d: %s", seed, len(k.trace), k.violation)
+				sum.violation, sum.trace = k.violation, k.trace[max(0, len(k.trace)-60):]
+				return sum
 			}
 			if k.rec.Reserved > 240 || k.faults > 200 {
 				break // the model's numbers end here
 			}
 		}
-		done += int(k.g.done)
-		faults += int(k.faults)
+		sum.done += int(k.g.done)
+		sum.faults += int(k.faults)
 	}
-	t.Logf("%d walks, %d steps, %d crashes and expired holds, %d CGs final everywhere", walks, steps, faults, done)
-	if done < walks {
-		t.Errorf("only %d CGs became final in %d walks: nothing was tried", done, walks)
+	return sum
+}
+
+// The product's manager keeps the rules, too: random walks, as its states are too many to be explored. It never halts.
+func TestWalkProduct(t *testing.T) {
+	walks := *flagWalks
+	if raceEnabled {
+		walks /= 10
+	}
+	w := walkOften(t, &Config{Faults: 255}, walks)
+	t.Logf("%d walks, %d steps, %d crashes and expired holds, %d CGs final everywhere", w.walks, w.steps, w.faults, w.done)
+	if w.violation != "" {
+		t.Fatalf("walk %d: %s, after ...\n%s", w.walks-1, w.violation, strings.Join(w.trace, "\n"))
+	}
+	if w.done < walks {
+		t.Errorf("only %d CGs became final in %d walks: nothing was tried", w.done, walks)
+	}
+}
+
+// The walks notice when the controls do not keep the rules that the product's manager relies on.
+func TestWalkNotices(t *testing.T) {
+	for _, rule := range []Rule{ExpiredHoldFailsTheCut, EveryManifestAwaited} {
+		w := walkOften(t, &Config{Faults: 255, Without: rule}, 100)
+		t.Logf("without %q: walk %d: %s", rule, w.walks-1, w.violation)
+		if w.violation == "" {
+			t.Errorf("%d walks without %q, and nothing was noticed", w.walks, rule)
+		}
+	}
+}
+
+// goOn takes steps without a fault, and nothing that lost connections left, until something is true.
+func (k *walk) goOn(t *testing.T, until func() bool) {
+	t.Helper()
+	for range 1000 {
+		if k.violation != "" || until() {
+			return
+		}
+		var s []step
+		for c := range k.port {
+			if !k.port[c].conn[0].up {
+				s = append(s, step{kind: connect, a: uint8(c)})
+			}
+		}
+		for _, x := range k.steps(nil) {
+			if !x.fault() && x.kind != deliverOld {
+				s = append(s, x)
+			}
+		}
+		if len(k.persists) > 0 {
+			s = append(s, step{kind: writeLog})
+		}
+		s = append(s, step{kind: timeout})
+		k.carryOut(t, s[0])
+	}
+	t.Fatalf("it never came to that:\n%s", strings.Join(k.trace, "\n"))
+}
+
+func (k *walk) waits(control int, what kind) func() bool {
+	return func() bool { c := &k.port[control].conn[0].down; return c.n > 0 && c.q[0].kind == what }
+}
+
+// What an old connection of the product's manager left does harm unless the new one ends it.
+func TestLateMessages(t *testing.T) {
+	const s2, p2 = 3, 1
+	scripts := map[string]struct {
+		run  func(k *walk)
+		want string
+	}{
+		"the first REVERT comes after the decision": {func(k *walk) {
+			k.goOn(t, k.waits(s2, revert))
+			k.carryOut(t, step{kind: loseConn, a: s2})
+			k.goOn(t, func() bool { return k.log.decided == 1 })
+			k.lateOnes(t, s2)
+		}, "R3:"},
+		"a HOLD comes after the hold of the next attempt expired": {func(k *walk) {
+			k.goOn(t, k.waits(p2, hold))
+			k.carryOut(t, step{kind: loseConn, a: p2})
+			k.goOn(t, func() bool { return k.p[0].open > k.p[1].open && k.p[1].held })
+			k.carryOut(t, step{kind: expire, a: p2})
+			k.lateOnes(t, p2)
+			k.goOn(t, func() bool { return k.s[0].linked > 0 })
+		}, "cut:"},
+	}
+	for name, script := range scripts {
+		for _, rule := range []Rule{0, NewConnectionSupersedes} {
+			t.Run(name+", without: "+rule.String(), func(t *testing.T) {
+				k := newWalk(t, &Config{Faults: 255, Without: rule})
+				if script.run(k); rule == 0 {
+					k.goOn(t, func() bool { return k.g.done > 0 })
+				}
+				if want := script.want; rule == 0 && k.violation != "" || rule != 0 && !strings.HasPrefix(k.violation, want) {
+					t.Errorf("violation %q after\n%s", k.violation, strings.Join(k.trace, "\n"))
+				}
+			})
+		}
+	}
+}
+
+// lateOnes delivers what a lost connection left, if anything.
+func (k *walk) lateOnes(t *testing.T, control int) {
+	for i := range k.port[control].orphans {
+		for k.port[control].orphans[i].q.n > 0 {
+			k.carryOut(t, step{kind: deliverOld, a: uint8(control), b: uint8(i)})
+		}
 	}
 }
