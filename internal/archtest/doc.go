@@ -10,5 +10,7 @@
 //   - A package whose folder no rule knows is a violation: a new top-level folder needs a rule first.
 //   - Rules hold for what a package reaches through other packages of the module, too, so that glue cannot tie
 //     two packages together behind their backs.
+//   - internal/plant, which names the faults that tests plant, may be imported by every folder: it must import nothing,
+//     so that it ties nothing together and stays embeddable. internal/sim is for tests, and for "farside sim".
 //   - Files of every platform and build tag count.
 package archtest
