@@ -77,6 +77,8 @@ const (
 	drainFailLimit = 5           // CGs failed in a row until the drain timeout is no longer applied
 	retryInterval  = time.Second // repetition of RELEASE and REVERT
 	pollInterval   = time.Second // of QUERY, for status and for noticing reports of failure
+	idleLeast      = time.Millisecond
+	idleMost       = 200 * time.Millisecond
 	backoffLeast   = 100 * time.Millisecond
 	backoffMost    = 5 * time.Second
 )
@@ -108,7 +110,11 @@ type member struct {
 
 	// Of the round. Primaries: held, thawed, drained. Secondaries: complete, linked, final.
 	held, thawed, drained   bool
+	blocks                  uint64 // of payload that it sent for the CG, once drained
 	complete, linked, final bool
+
+	// Primaries only: see ControlStatus.
+	heldTimes, holdTimes samples
 
 	// Secondaries only.
 	state      wire.State
@@ -162,6 +168,7 @@ type Core struct {
 
 	failStreak  int
 	drainStreak int
+	idlePause   time.Duration // after the last CG, if the interval is 0: see "Times" in the package comment
 	stats       stats
 }
 
@@ -351,7 +358,7 @@ func (c *Core) fromPrimary(m *member, msg wire.Commanded) {
 	case *wire.Thawed:
 		c.onThawed(m, *msg)
 	case *wire.Drained:
-		c.onDrained(m, msg.CG)
+		c.onDrained(m, *msg)
 	case *wire.Lost:
 		c.onLost(m, *msg)
 	}

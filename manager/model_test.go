@@ -50,6 +50,7 @@ type world struct {
 	lastCommon  uint64
 	lastPrefix  int
 	everDecided uint64
+	payload     uint64 // blocks that primaries say they sent for a CG
 }
 
 type mwrite struct {
@@ -482,7 +483,7 @@ func (w *world) primThaw(i int, t wire.Thaw) {
 	for s := range w.sec {
 		p.data[s] = append(p.data[s], mframe{cg: t.CG, manifest: true, count: p.sent[s][t.CG]})
 	}
-	w.reply(p.name, &wire.Drained{Command: t.Command})
+	w.reply(p.name, &wire.Drained{Command: t.Command, Blocks: w.payload})
 }
 
 func (w *world) crashPrimary(i int) {

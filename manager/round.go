@@ -80,7 +80,7 @@ func (c *Core) tryHold() {
 func (c *Core) beginRound(n uint64) {
 	c.round, c.linkSent = n, false
 	for _, m := range c.prim {
-		m.held, m.thawed, m.drained = false, false, false
+		m.held, m.thawed, m.drained, m.blocks = false, false, false, 0
 	}
 	for _, m := range c.sec {
 		m.complete, m.linked, m.final = false, false, false
@@ -90,6 +90,9 @@ func (c *Core) beginRound(n uint64) {
 func (c *Core) onHeld(m *member, cg uint64) {
 	if c.st != StateHold || cg != c.round {
 		return
+	}
+	if !m.held {
+		m.heldTimes.add(c.now.Sub(c.holdStart))
 	}
 	m.held = true
 	if all(c.prim, func(m *member) bool { return m.held }) {
@@ -137,6 +140,9 @@ func (c *Core) onThawed(m *member, t wire.Thawed) {
 		c.abandon(CauseTimeout, m.name+" was held longer than the coordination timeout: the THAW came too late, the CG is not cut there")
 		return
 	}
+	if !m.thawed {
+		m.holdTimes.add(c.now.Sub(c.holdStart))
+	}
 	m.thawed = true
 	if !all(c.prim, func(m *member) bool { return m.thawed }) {
 		return
@@ -174,9 +180,9 @@ func contains(list []string, s string) bool {
 	return false
 }
 
-func (c *Core) onDrained(m *member, cg uint64) {
-	if (c.st == StateThaw || c.st == StateDrain) && cg == c.round {
-		m.drained = true
+func (c *Core) onDrained(m *member, d wire.Drained) {
+	if (c.st == StateThaw || c.st == StateDrain) && d.CG == c.round {
+		m.drained, m.blocks = true, d.Blocks
 	}
 }
 
@@ -321,7 +327,21 @@ func (c *Core) tryFinish() {
 	c.failStreak = 0
 	c.st = StateIdle
 	c.nextRound = c.cutTime.Add(c.settings.Interval)
+	if c.settings.Interval == 0 {
+		c.nextRound = c.now.Add(c.pauseWhenIdle())
+	}
 	c.reserveMore()
+}
+
+// pauseWhenIdle keeps continuous replication from spinning on a group that nobody writes: it is nothing after a CG that brought something,
+// and after each one in a row that was empty twice as long as before.
+func (c *Core) pauseWhenIdle() time.Duration {
+	if all(c.prim, func(m *member) bool { return m.blocks == 0 }) {
+		c.idlePause = min(idleMost, max(idleLeast, 2*c.idlePause))
+	} else {
+		c.idlePause = 0
+	}
+	return c.idlePause
 }
 
 // reserveMore keeps some numbers in reserve, so that no cut waits for the log.

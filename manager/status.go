@@ -118,6 +118,11 @@ type ControlStatus struct {
 	Connected bool   `json:"connected"`
 	Error     string `json:"error,omitempty"` // the last one, if nothing succeeded since
 
+	// Of a primary: Held has the time from sending HOLD to its answer, which is how long its writes in progress took to end; Hold
+	// that to its answer to THAW: no host write on it waited longer.
+	Held *Percentiles `json:"held,omitempty"`
+	Hold *Percentiles `json:"hold,omitempty"`
+
 	// Of a secondary, from its last report; nil if there was none.
 	Linked     *uint64    `json:"linked,omitempty"`
 	Final      *uint64    `json:"final,omitempty"`
@@ -161,6 +166,8 @@ func (c *Core) Status(now time.Time) Status {
 func (c *Core) controlStatus(m *member, now time.Time) ControlStatus {
 	s := ControlStatus{Name: m.name, Role: "primary", Connected: m.connected, Error: m.problem()}
 	if m.role == wire.RolePrimary {
+		held, hold := m.heldTimes.percentiles(), m.holdTimes.percentiles()
+		s.Held, s.Hold = &held, &hold
 		return s
 	}
 	s.Role = "secondary"

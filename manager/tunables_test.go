@@ -241,3 +241,71 @@ func TestReq08_MessagesOfNobodyChangeNothing(t *testing.T) {
 		t.Fatalf("state %v", w.core.State())
 	}
 }
+
+// TestHoldTimesOfEachControl: the one that is slow to end its writes shows in its own status, not in that of the others.
+func TestHoldTimesOfEachControl(t *testing.T) {
+	w := started(t, 2, 1)
+	before := w.core.Status(w.now).Controls[0].Hold.Samples
+	w.until("HOLD", w.inState(StateHold))
+	for i, p := range []string{"p1", "p2"} {
+		w.now = w.now.Add(time.Duration(i+1) * time.Millisecond)
+		w.toPeer(p)
+		w.primHeld(i)
+		w.toManager(p)
+	}
+	for i, p := range []string{"p2", "p1"} {
+		w.now = w.now.Add(time.Duration(i+1) * 3 * time.Millisecond)
+		for w.toPeer(p) || w.toManager(p) {
+		}
+	}
+	st := w.core.Status(w.now)
+	for i, want := range []struct{ held, hold float64 }{{1, 12}, {3, 6}} {
+		c := st.Controls[i]
+		if c.Held.Samples != before+1 || c.Hold.Samples != before+1 || *c.Held.Max < want.held || *c.Hold.Max < want.hold {
+			t.Errorf("%s: held %d times, at most %v ms, thawed %d times, at most %v ms; want %+v", c.Name, c.Held.Samples, *c.Held.Max, c.Hold.Samples, *c.Hold.Max, want)
+		}
+	}
+	if *st.Controls[0].Held.Max >= *st.Controls[1].Held.Max || *st.Hold.Max != *st.Controls[0].Hold.Max {
+		t.Errorf("p1 %v, p2 %v ms until held; the group's hold %v ms, that of p1 %v", *st.Controls[0].Held.Max, *st.Controls[1].Held.Max, *st.Hold.Max, *st.Controls[0].Hold.Max)
+	}
+	if s := st.Controls[2]; s.Role != "secondary" || s.Hold != nil {
+		t.Errorf("%+v", s)
+	}
+}
+
+// TestContinuousDoesNotSpinOnAnIdleGroup: empty CGs come ever more slowly, up to a limit; a write ends the pauses; another interval has none.
+func TestContinuousDoesNotSpinOnAnIdleGroup(t *testing.T) {
+	w := started(t, 1, 1)
+	set := w.core.Settings()
+	set.Interval = 0
+	w.step(SetSettings{set})
+	pause := func() time.Duration {
+		t.Helper()
+		n := w.core.stats.formed
+		w.until("another CG", func() bool { return w.core.stats.formed > n })
+		return w.core.nextRound.Sub(w.now)
+	}
+	var got []time.Duration
+	for range 12 {
+		got = append(got, pause().Round(time.Millisecond))
+	}
+	ms := time.Millisecond
+	want := []time.Duration{ms, 2 * ms, 4 * ms, 8 * ms, 16 * ms, 32 * ms, 64 * ms, 128 * ms, 200 * ms, 200 * ms, 200 * ms, 200 * ms}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("pauses (-want +got):\n%s", d)
+	}
+	w.payload = 1
+	if got := pause(); got > 0 {
+		t.Errorf("a pause of %v after a CG that brought something", got)
+	}
+	w.payload = 0
+	if got := pause().Round(ms); got != ms {
+		t.Errorf("a pause of %v after the first empty CG, want 1 ms", got)
+	}
+	set.Interval = time.Second
+	w.step(SetSettings{set})
+	pause()
+	if got, want := w.core.nextRound, w.core.cutTime.Add(time.Second); !got.Equal(want) {
+		t.Errorf("with an interval the next cut is at %v, want %v", got, want)
+	}
+}
