@@ -57,6 +57,11 @@ func (c *Core) Manage(session int, m wire.Commanded) {
 		c.refuse(session, h, wire.CodeStaleEpoch, fmt.Sprintf("epoch %d is stale, the current one is %d: another manager has taken over", h.Epoch, g.epoch))
 		return
 	}
+	if h.Epoch == g.epoch && session < g.session {
+		// It was sent over a connection that the manager has lost, and belongs to a round that it has given up: a
+		// late HOLD could cut at another moment than the other primaries do.
+		return
+	}
 	g.epoch, g.session = h.Epoch, session
 	switch m := m.(type) {
 	case *wire.Fence:
@@ -91,6 +96,7 @@ func (g *group) command(cg uint64) wire.Command {
 func (c *Core) openCG(g *group, h wire.Command, final uint64) {
 	switch {
 	case h.CG == 0 || h.CG < g.open:
+		h.CG = g.open // the manager has to go on above it
 		c.refuse(g.session, h, wire.CodeState, fmt.Sprintf("CG %d is open here: a number is never used again", g.open))
 		return
 	case final >= h.CG:

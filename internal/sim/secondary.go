@@ -27,6 +27,8 @@ type secondaryNode struct {
 	group    *engine.Group
 	sessions []*stream
 	managers []*charge
+	chain    *target.Chain
+	connects uint64 // managers' connections, ever
 	stepping bool
 	fresh    []uint64 // CGs that became complete and were not told of
 	failed   error
@@ -94,6 +96,7 @@ func (t *taken) SkipPayload() error {
 // charge is a manager's connection.
 type charge struct {
 	end      *end
+	number   uint64 // of the connection
 	known    bool
 	epoch    uint64
 	complete uint64
@@ -114,6 +117,7 @@ func (s *secondaryNode) start() {
 	s.begin()
 	s.sessions, s.managers, s.stepping, s.fresh, s.failed, s.snaps = nil, nil, false, nil, nil, nil
 	s.applyArm()
+	s.chain = &target.Chain{}
 	pool, err := engine.Open(s.devs, s.options())
 	switch {
 	case s.devs.Crashed():
@@ -303,7 +307,8 @@ func (s *secondaryNode) announce() {
 // Managers.
 
 func (s *secondaryNode) serveManager(e *end) {
-	m := &charge{end: e}
+	s.connects++
+	m := &charge{end: e, number: s.connects}
 	s.managers = append(s.managers, m)
 	e.onItem = func(v any) { s.obey(m, v.(wire.Commanded)) }
 	e.onEnd = func(error) {
@@ -316,7 +321,7 @@ func (s *secondaryNode) obey(m *charge, c wire.Commanded) {
 		m.known = true
 		s.w.report.Steps++
 		s.acks.asked(c)
-		answer, err := target.Obey(background, s.pool, s.group, c, func() target.Report {
+		answer, err := s.chain.Obey(background, m.number, s.pool, s.group, c, func() target.Report {
 			return target.Report{Instance: s.instance, PoolFull: s.poolFull()}
 		})
 		if s.devs.Crashed() || s.failed != nil {

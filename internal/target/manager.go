@@ -12,9 +12,10 @@ import (
 // obedience serves one manager's connection. Commands of one group run in their order on a goroutine of their own, so that
 // a slow device holds up neither pings nor other groups.
 type obedience struct {
-	node *Node
-	link *link
-	work sync.WaitGroup
+	node   *Node
+	link   *link
+	number uint64 // of the connection: see Chain
+	work   sync.WaitGroup
 
 	lanes map[string]chan order // the reader's
 
@@ -40,7 +41,7 @@ const laneDepth = 32
 
 // obey serves a manager until its connection ends.
 func (n *Node) obey(l *link) {
-	o := &obedience{node: n, link: l, lanes: map[string]chan order{}, groups: map[string]*charge{}}
+	o := &obedience{node: n, link: l, number: n.managers.Add(1), lanes: map[string]chan order{}, groups: map[string]*charge{}}
 	n.opts.Logger.Info("manager connected", "peer", l.name())
 	o.work.Go(o.announce)
 	frame, err := o.read()
@@ -142,7 +143,7 @@ func (o *obedience) refuse(x order, err error) error {
 
 // do carries a command out.
 func (o *obedience) do(g *engine.Group, m wire.Commanded) (wire.Message, error) {
-	return Obey(o.link.ctx, o.node.opts.Pool, g, m, func() Report {
+	return o.node.chain.Obey(o.link.ctx, o.number, o.node.opts.Pool, g, m, func() Report {
 		return Report{Instance: o.node.opts.Instance, PoolFull: o.node.poolFull(g.Name())}
 	})
 }

@@ -24,6 +24,8 @@ type Node struct {
 	ctx      context.Context // done when the node closes
 	cancel   context.CancelCauseFunc
 	counters counters
+	managers atomic.Uint64 // connections of managers, ever
+	chain    Chain
 
 	mu        sync.Mutex
 	closed    bool

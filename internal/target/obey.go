@@ -3,6 +3,7 @@ package target
 import (
 	"context"
 	"fmt"
+	"sync"
 
 	"github.com/farside-storage/farside/engine"
 	"github.com/farside-storage/farside/wire"
@@ -14,9 +15,55 @@ type Report struct {
 	PoolFull bool
 }
 
-// Obey carries a manager's command out and gives the answer. The engine knows the epoch rule, and which commands
-// were carried out before; an error wraps the sentinel of the code that the manager is told (wire.Refusal).
-func Obey(ctx context.Context, pool *engine.Pool, g *engine.Group, m wire.Commanded, report func() Report) (wire.Message, error) {
+// Chain is the chain of command: in one epoch, the newest connection that commanded a group is the only one that may. What a
+// manager sent over a connection that it has lost may still arrive; its commands belong to a round that it
+// has given up since. The zero value is ready. Any goroutine may use it.
+type Chain struct {
+	mu     sync.Mutex
+	groups map[string]*master
+}
+
+// master is who commands a group. The lock is held while a command is carried out, so that none of an older connection can
+// end after one of a newer.
+type master struct {
+	mu         sync.Mutex
+	epoch      uint64
+	connection uint64
+}
+
+func (c *Chain) master(group string) *master {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.groups == nil {
+		c.groups = map[string]*master{}
+	}
+	m := c.groups[group]
+	if m == nil {
+		m = &master{}
+		c.groups[group] = m
+	}
+	return m
+}
+
+// Obey carries out a command that came over a connection, numbered in the order in which connections were made, and
+// gives the answer; an error wraps the sentinel of the code that the manager is told (wire.Refusal).
+func (c *Chain) Obey(ctx context.Context, connection uint64, pool *engine.Pool, g *engine.Group, m wire.Commanded, report func() Report) (wire.Message, error) {
+	head := m.Head()
+	by := c.master(g.Name())
+	by.mu.Lock()
+	defer by.mu.Unlock()
+	if head.Epoch == by.epoch && connection < by.connection {
+		return nil, refuse(wire.CodeState, "group %q: a newer connection of this manager commands it", head.Group)
+	}
+	answer, err := obey(ctx, pool, g, m, report)
+	if head.Epoch >= by.epoch {
+		by.epoch, by.connection = head.Epoch, connection
+	}
+	return answer, err
+}
+
+// obey carries a command out. The engine knows the epoch rule, and which commands were carried out before.
+func obey(ctx context.Context, pool *engine.Pool, g *engine.Group, m wire.Commanded, report func() Report) (wire.Message, error) {
 	head := *m.Head()
 	c := engine.Command{Epoch: head.Epoch, CG: head.CG}
 	var answer wire.Message
