@@ -391,6 +391,9 @@ func (c *Core) onError(m *member, e wire.Error) {
 		c.fenced(m, e.Text)
 		return
 	}
+	if m.role == wire.RolePrimary && e.Code == wire.CodeState {
+		m.opens = max(0, m.opens-1) // a refusal answers an OPEN, too
+	}
 	why := fmt.Sprintf("%s refused: %s", m.name, e.Text)
 	cause := CauseRefusal
 	if e.Code == wire.CodeIO {
