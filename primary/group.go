@@ -26,6 +26,7 @@ type group struct {
 
 	session int    // of the manager that sent the last valid command
 	epoch   uint64 // highest seen
+	leader  string // name of the manager that has it; "" not known
 	open    uint64 // 0: no manager has said yet
 	final   uint64 // newest known to be final
 	lastCut uint64 // newest CG cut here and neither final nor given up; 0 none
@@ -54,7 +55,7 @@ func (c *Core) Manage(session int, m wire.Commanded) {
 		return
 	}
 	if h.Epoch < g.epoch && !plant.On(plant.LowerEpoch) {
-		c.refuse(session, h, wire.CodeStaleEpoch, fmt.Sprintf("epoch %d is stale, the current one is %d: another manager has taken over", h.Epoch, g.epoch))
+		c.refuse(session, h, wire.CodeStaleEpoch, fmt.Sprintf("epoch %d is stale, the current one is %d: %s", h.Epoch, g.epoch, g.whoLeads()))
 		return
 	}
 	if h.Epoch == g.epoch && session < g.session {

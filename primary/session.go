@@ -110,7 +110,10 @@ func (n *Node) listen(s *session) error {
 		case *wire.Status:
 			s.push(&wire.StatusReply{JSON: n.statusJSON()})
 		case wire.Commanded:
-			n.visit(func(c *Core) { c.Manage(s.id, m) })
+			n.visit(func(c *Core) {
+				c.ledBy(m.Head().Group, m.Head().Epoch, s.conn.Peer().Node)
+				c.Manage(s.id, m)
+			})
 		default:
 			return fmt.Errorf("a primary does not take %v: %w", h.Type, wire.ErrProtocol)
 		}

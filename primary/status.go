@@ -15,6 +15,7 @@ type Status struct {
 type GroupStatus struct {
 	Name        string             `json:"name"`
 	Epoch       uint64             `json:"epoch"`
+	Manager     string             `json:"manager,omitempty"`     // that leads the group; left out if not known
 	Open        uint64             `json:"open_cg"`               // 0: no manager has said yet
 	Final       uint64             `json:"final_cg"`              // newest known
 	Cut         uint64             `json:"cut_cg,omitempty"`      // cut, not final yet
@@ -87,7 +88,7 @@ func (c *Core) Status() Status {
 }
 
 func (c *Core) groupStatus(g *group) GroupStatus {
-	gs := GroupStatus{Name: g.name, Epoch: g.epoch, Open: g.open, Final: g.final, Cut: g.lastCut, Drained: g.drained,
+	gs := GroupStatus{Name: g.name, Epoch: g.epoch, Manager: g.leader, Open: g.open, Final: g.final, Cut: g.lastCut, Drained: g.drained,
 		Lost: g.lost, LostReason: g.lostReason, Held: g.hold != holdNone, Hold: g.holds.summary()}
 	gs.Hold.Expired = g.expired
 	for _, v := range g.volumes {

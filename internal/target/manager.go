@@ -122,6 +122,7 @@ func (o *obedience) carryOut(g *engine.Group, x order) {
 		err = o.refuse(x, err)
 	} else {
 		o.obeyed(g.Name(), x.command.Head().Epoch)
+		o.node.leaders.note(g.Name(), o.link.peer.Node, x.command.Head().Epoch)
 		err = o.link.conn.WriteMessage(answer)
 	}
 	if err != nil {
@@ -132,6 +133,9 @@ func (o *obedience) carryOut(g *engine.Group, x order) {
 // refuse answers a command with an error; it returns one if that ends the connection.
 func (o *obedience) refuse(x order, err error) error {
 	c := x.command.Head()
+	if errors.Is(err, wire.ErrStaleEpoch) {
+		err = o.node.leaders.explain(c.Group, err)
+	}
 	o.node.opts.Logger.Warn("command refused", "peer", o.link.name(), "command", x.command.Type().String(),
 		"group", c.Group, "cg", c.CG, "epoch", c.Epoch, "error", err)
 	e := wire.Refusal(err, x.frame, c.Group, c.CG)

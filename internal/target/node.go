@@ -24,6 +24,7 @@ type Node struct {
 	ctx      context.Context // done when the node closes
 	cancel   context.CancelCauseFunc
 	counters counters
+	leaders  leaders
 	managers atomic.Uint64 // connections of managers, ever
 	chain    Chain
 

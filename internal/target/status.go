@@ -45,6 +45,7 @@ type PoolStatus struct {
 type GroupStatus struct {
 	Name      string         `json:"name"`
 	Epoch     uint64         `json:"epoch"`
+	Manager   string         `json:"manager,omitempty"` // that leads the group; left out if not known
 	Final     uint64         `json:"final"`
 	Linked    uint64         `json:"linked"`
 	Complete  uint64         `json:"complete"`
@@ -117,7 +118,7 @@ func (n *Node) groupStatus(ctx context.Context) []GroupStatus {
 	out := []GroupStatus{}
 	for _, g := range n.opts.Pool.Groups() {
 		st, err := g.State(ctx)
-		gs := GroupStatus{Name: g.Name(), Epoch: st.Epoch, Final: st.Final, Linked: st.Linked, Complete: st.Complete,
+		gs := GroupStatus{Name: g.Name(), Epoch: st.Epoch, Manager: n.leaders.name(g.Name()), Final: st.Final, Linked: st.Linked, Complete: st.Complete,
 			Receiving: st.Receiving, Discarded: st.Discarded, Error: text(err), Volumes: []VolumeStatus{}}
 		for _, v := range g.Volumes() {
 			gs.Volumes = append(gs.Volumes, VolumeStatus{v.Name(), v.Size()})

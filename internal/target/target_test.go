@@ -567,7 +567,7 @@ func TestStatus(t *testing.T) {
 		t.Errorf("status %+v", st)
 	}
 	i := slices.IndexFunc(st.Groups, func(g GroupStatus) bool { return g.Name == "shop" })
-	want := GroupStatus{Name: "shop", Epoch: 3, Final: 1, Linked: 1, Complete: 1, Receiving: 1,
+	want := GroupStatus{Name: "shop", Epoch: 3, Manager: "peer", Final: 1, Linked: 1, Complete: 1, Receiving: 1,
 		Volumes: []VolumeStatus{{"a", 1024 * block}, {"b", 1024 * block}}}
 	if diff := cmp.Diff(want, st.Groups[i]); diff != "" {
 		t.Error(diff)
