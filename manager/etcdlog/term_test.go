@@ -150,13 +150,11 @@ func TestOwnOldLeaseIsNoObstacle(t *testing.T) {
 	s := etcdtest.Start(t, 1)
 	o := options(s)
 	o.Lease = etcdlog.MostLease
-	gate := etcdtest.NewGate(t, s.Members[0].Addr)
-	o.Endpoints = []string{gate.Addr}
 	c := open(t, o)
 	term := campaign(t, c)
-	gate.Shut()
+	s.Members[0].Kill()
 	term.Close()
-	gate.Open()
+	s.Members[0].Start()
 	campaign(t, c)
 }
 
