@@ -144,6 +144,7 @@ type volume struct {
 
 type generation struct {
 	cg      uint64
+	epoch   uint64 // in which it was opened
 	changed *bitmap
 }
 
@@ -159,6 +160,8 @@ type replica struct {
 	cursor uint64  // where the search for catch-up bits goes on
 	synced bool    // the secondary once had the whole volume, in a final CG
 	fullCG uint64  // not synced: the CG that has every block, 0 none
+	// fullEpoch is the epoch in which fullCG was opened.
+	fullEpoch uint64
 }
 
 // bits gives the catch-up bits for a lane of the replica's connection.
@@ -229,7 +232,7 @@ func (c *Core) addVolume(g *group, s VolumeSpec) error {
 		return fmt.Errorf("volume %q of %d bytes: want a name and a size that is a multiple of %d", s.Name, s.Size, BlockSize)
 	}
 	v := &volume{index: len(c.volumes), spec: s, blocks: s.Size / BlockSize, group: g}
-	v.gens = []generation{{0, newBitmap(v.blocks, &c.chunks)}}
+	v.gens = []generation{{changed: newBitmap(v.blocks, &c.chunks)}}
 	c.volumes = append(c.volumes, v)
 	g.volumes = append(g.volumes, v)
 	for _, name := range s.Secondaries {

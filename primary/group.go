@@ -24,14 +24,15 @@ type group struct {
 	volumes []*volume
 	conns   []*conn
 
-	session int    // of the manager that sent the last valid command
-	epoch   uint64 // highest seen
-	leader  string // name of the manager that has it; "" not known
-	open    uint64 // 0: no manager has said yet
-	final   uint64 // newest known to be final
-	lastCut uint64 // newest CG cut here and neither final nor given up; 0 none
-	drained bool   // lastCut's manifest was sent everywhere
-	blocks  uint64 // payload blocks of lastCut that were sent, once drained
+	session  int    // of the manager that sent the last valid command
+	epoch    uint64 // highest seen
+	leader   string // name of the manager that has it; "" not known
+	open     uint64 // 0: no manager has said yet
+	final    uint64 // newest known to be final
+	lastCut  uint64 // newest CG cut here and neither final nor given up; 0 none
+	cutEpoch uint64 // in which lastCut was cut
+	drained  bool   // lastCut's manifest was sent everywhere
+	blocks   uint64 // payload blocks of lastCut that were sent, once drained
 	// lost is a cut CG that cannot be completed, 0 none: until the manager opens another one,
 	// nothing is sent.
 	lost       uint64
@@ -175,14 +176,14 @@ func (c *Core) mergeGenerations(v *volume, cg uint64) {
 			}
 		}
 		if !r.synced {
-			r.fullCG = cg
+			r.fullCG, r.fullEpoch = cg, v.group.epoch
 		}
 	}
 	for _, gen := range v.gens[1:] {
 		all.or(gen.changed)
 		gen.changed.reset()
 	}
-	v.gens = append(v.gens[:0], generation{cg, all})
+	v.gens = append(v.gens[:0], generation{cg, v.group.epoch, all})
 }
 
 // finalNote forgets CGs up to h.CG.
@@ -200,7 +201,14 @@ func (c *Core) finalNote(g *group, h wire.Command) {
 
 // unsent says that a CG up to final has not been sent whole, so that it cannot be final.
 func (g *group) unsent(final uint64) bool {
-	return g.lastCut != 0 && final >= g.lastCut && !g.drained
+	return g.lastCut != 0 && !g.drained && g.vouches(g.lastCut, g.cutEpoch, final)
+}
+
+// vouches says whether CG cg, opened in epoch, is final if CG final is. Of an older manager's CG a higher final one
+// says nothing: a manager that was replaced, and does not know it, can have a primary that has just started, and knows no
+// epoch yet, cut a CG that no secondary takes any more.
+func (g *group) vouches(cg, epoch, final uint64) bool {
+	return cg == final || cg < final && epoch == g.epoch
 }
 
 func (c *Core) refuseUnsent(g *group, h wire.Command) {
@@ -223,12 +231,12 @@ func (c *Core) setFinal(g *group, final uint64) {
 
 // forgetFinal drops what is remembered of CGs up to final; never the open one.
 func (c *Core) forgetFinal(v *volume, final uint64) {
-	for len(v.gens) > 1 && v.gens[0].cg <= final {
+	for len(v.gens) > 1 && v.group.vouches(v.gens[0].cg, v.gens[0].epoch, final) {
 		v.gens[0].changed.reset()
 		v.gens = append(v.gens[:0], v.gens[1:]...)
 	}
 	for _, r := range v.replicas {
-		if !r.synced && r.fullCG != 0 && r.fullCG <= final {
+		if !r.synced && r.fullCG != 0 && v.group.vouches(r.fullCG, r.fullEpoch, final) {
 			r.synced, r.fullCG = true, 0
 			c.intent.snapshotDue = true
 			c.notice(slog.LevelInfo, "first copy is final", "group", v.group.name, "volume", v.spec.Name,
@@ -298,10 +306,10 @@ func (c *Core) cut(g *group) {
 	if g.writing != 0 {
 		panic(fmt.Sprintf("primary: CG %d of group %q is cut with %d writes in progress", g.open, g.name, g.writing))
 	}
-	g.lastCut, g.drained, g.blocks = g.open, false, 0
+	g.lastCut, g.cutEpoch, g.drained, g.blocks = g.open, g.epoch, false, 0
 	g.open++
 	for _, v := range g.volumes {
-		v.gens = append(v.gens, generation{g.open, newBitmap(v.blocks, &c.chunks)})
+		v.gens = append(v.gens, generation{g.open, g.epoch, newBitmap(v.blocks, &c.chunks)})
 		for _, r := range v.replicas {
 			r.cut, r.open = r.open, r.cut // cut was empty: the one before is drained
 		}

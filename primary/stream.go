@@ -463,7 +463,7 @@ func (c *Core) checkCopy(cn *conn, complete uint64) {
 func (c *Core) copyWhole(r *replica) {
 	r.open.setAll()
 	r.volume.changed().setAll()
-	r.fullCG = r.volume.group.open
+	r.fullCG, r.fullEpoch = r.volume.group.open, r.volume.gens[len(r.volume.gens)-1].epoch
 }
 
 // Down reports that a connection has ended, or could not be made.
