@@ -33,6 +33,8 @@ type layout struct {
 	volumeSize, poolSize   int64
 	interval               time.Duration
 	commandTimeout         time.Duration
+	// log is the decision log; "": a file.
+	log string
 	// proxies stand between the manager and the secondaries.
 	proxies bool
 	// device gives a block device for a pool or volume; nil: files.
@@ -82,7 +84,7 @@ func newCluster(t testing.TB, l layout) *cluster {
 	for i := range l.primaries {
 		c.primaries = append(c.primaries, start(t, c.dir, "primary", fmt.Sprintf("p%d", i+1), c.primaryConfig(i)))
 	}
-	c.manager = start(t, c.dir, "manager", "m1", c.managerConfig())
+	c.manager = start(t, c.dir, "manager", "m1", c.managerConfig("m1"))
 	c.awaitPoint("the first copy", func(s manager.Status) bool { return s.RecoveryPoint != nil })
 	return c
 }
@@ -131,7 +133,7 @@ func (c *cluster) primaryConfig(i int) string {
 	return b
 }
 
-func (c *cluster) managerConfig() string {
+func (c *cluster) managerConfig(name string) string {
 	var primaries, secondaries []string
 	for i := range c.l.primaries {
 		primaries = append(primaries, c.socket(fmt.Sprintf("p%d", i+1)))
@@ -139,7 +141,11 @@ func (c *cluster) managerConfig() string {
 	for i := range c.l.secondaries {
 		secondaries = append(secondaries, c.managed(i))
 	}
-	return c.nodeConfig("m1") + c.stateDir("m1") + fmt.Sprintf("\n[[manager.group]]\nname = %q\nprimaries = %s\nsecondaries = %s\ninterval = %q\ncommand_timeout = %q\n",
+	log := ""
+	if c.l.log != "" {
+		log = fmt.Sprintf("\n[manager]\ndecision_log = %q\netcd_lease = \"1s\"\n", c.l.log)
+	}
+	return c.nodeConfig(name) + c.stateDir(name) + log + fmt.Sprintf("\n[[manager.group]]\nname = %q\nprimaries = %s\nsecondaries = %s\ninterval = %q\ncommand_timeout = %q\n",
 		groupName, list(primaries), list(secondaries), c.l.interval, c.l.commandTimeout)
 }
 
@@ -184,6 +190,9 @@ func (c *cluster) group() (manager.Status, error) {
 	var s manager.NodeStatus
 	if err := c.manager.status(&s); err != nil {
 		return manager.Status{}, err
+	}
+	if s.Leadership != nil && len(s.Groups) == 0 {
+		return manager.Status{}, fmt.Errorf("the manager stands by: %+v", *s.Leadership)
 	}
 	if len(s.Groups) != 1 {
 		return manager.Status{}, hopeless{fmt.Errorf("the manager reports %d groups", len(s.Groups))}
