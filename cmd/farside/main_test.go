@@ -144,7 +144,10 @@ func TestErrors(t *testing.T) {
 	if err := os.WriteFile(bad, []byte("[node]\nname = \"n\"\nlisten = \"0.0.0.0:1\"\n\n[secondary]\ndevicse = []\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	m1 := exampleFile(t, dir, config.RoleManager)
+	m1, misfit := exampleFile(t, dir, config.RoleManager), filepath.Join(dir, "misfit.toml")
+	if err := os.WriteFile(misfit, []byte("[node]\nname = \"m1\"\nlisten = \"127.0.0.1:7400\"\n\n[secondary]\ndevices = [\"/d\"]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	tests := []struct {
 		name string
 		code int
@@ -160,6 +163,7 @@ func TestErrors(t *testing.T) {
 		{"role-without-config", exitUsage, []string{"secondary"}},
 		{"bad-config", exitUsage, []string{"secondary", "--config", bad}},
 		{"bad-config-check", exitUsage, []string{"config", "check", bad}},
+		{"config-misfits", exitUsage, []string{"config", "check", m1, misfit}},
 		{"missing-config", exitUsage, []string{"primary", "--config", filepath.Join(dir, "none.toml")}},
 		{"bad-role-flags", exitUsage, []string{"primary", "--name", "a b", "--volume", "name=v,size=5000"}},
 		{"bad-example", exitUsage, []string{"config", "example", "boss"}},
@@ -226,7 +230,7 @@ func TestResults(t *testing.T) {
 	if err := os.WriteFile(image, make([]byte, 4096), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	b1, m1 := exampleFile(t, dir, config.RoleSecondary), exampleFile(t, dir, config.RoleManager)
+	b1, m1, a1 := exampleFile(t, dir, config.RoleSecondary), exampleFile(t, dir, config.RoleManager), exampleFile(t, dir, config.RolePrimary)
 	tests := []struct {
 		name string
 		code int
@@ -248,6 +252,7 @@ func TestResults(t *testing.T) {
 		{"group-pause", 0, []string{"group", "pause", "shop", "--manager", "127.0.0.1:1"}, append([]string{"action", "group", "manager"}, groupKeys("group")...)},
 		{"group-resume", 0, []string{"group", "resume", "shop", "--manager", "127.0.0.1:1"}, append([]string{"action", "group", "manager"}, groupKeys("group")...)},
 		{"group-set", 0, []string{"group", "set", "shop", "--interval", "250ms", "--rpo-alert", "5s", "--manager", "127.0.0.1:1"}, append([]string{"action", "group", "manager"}, groupKeys("group")...)},
+		{"config-check-all", 0, []string{"config", "check", b1, m1, a1}, []string{"ok", "files", "files[].file", "files[].node", "files[].ok", "files[].role"}},
 		{"recover-plan", 0, []string{"recover", "--plan", "--config", m1, "--group", "shop"}, recoverKeys("plan.controls", "plan.controls[]")},
 		{"recover-apply", 0, []string{"recover", "--apply", "--config", m1, "--group", "shop"}, recoverKeys("plan.controls", "plan.controls[]")},
 		{"recover-odd", 3, []string{"recover", "--apply", "--config", m1, "--group", "odd"}, recoverKeys()},
