@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/farside-storage/farside/ring/ringtest"
@@ -82,7 +83,13 @@ func (r Replay) Run(o Options) (Report, error) {
 	}
 	f := &Failure{Seed: r.Seed, Violation: v, Ops: r.Ops}
 	if !o.Keep {
-		f.Ops, f.Violation = r.reduce(v)
+		f.Ops, f.Violation = reduce(r.Ops, v, func(ops []Op) *Violation {
+			_, v, err := Replay{r.Seed, ops}.once(nil)
+			if err != nil {
+				return nil
+			}
+			return v
+		})
 	}
 	var b strings.Builder
 	_, _ = Replay{r.Seed, f.Ops}.WriteTo(&b) // a Builder takes everything
@@ -110,16 +117,15 @@ func (r Replay) once(trace func(string)) (Report, *Violation, error) {
 // reductions bounds the runs that shortening a failure may take.
 const reductions = 400
 
-// reduce takes operations out for as long as the same invariant breaks: first large pieces, then single ones.
-func (r Replay) reduce(v *Violation) ([]Op, *Violation) {
-	ops, tries := r.Ops, 0
+// reduce takes operations out for as long as breaks finds the same invariant broken: first large pieces, then single ones.
+func reduce(ops []Op, v *Violation, breaks func([]Op) *Violation) ([]Op, *Violation) {
+	tries := 0
 	for size := (len(ops) + 1) / 2; size > 0 && tries < reductions; {
 		shorter := false
 		for at := 0; at < len(ops) && tries < reductions; {
-			rest := append(append([]Op(nil), ops[:at]...), ops[min(at+size, len(ops)):]...)
+			rest := slices.Concat(ops[:at], ops[min(at+size, len(ops)):])
 			tries++
-			_, again, err := Replay{r.Seed, rest}.once(nil)
-			if err == nil && again != nil && again.Invariant == v.Invariant {
+			if again := breaks(rest); again != nil && again.Invariant == v.Invariant {
 				ops, v, shorter = rest, again, true
 				continue
 			}

@@ -36,7 +36,12 @@ func (a *acks) asked(c wire.Commanded) {
 		if a.linked == r.CG {
 			a.linked = 0
 		}
-		if r.Discard && a.complete >= r.CG && a.complete <= r.Through {
+		if !r.Discard {
+			return
+		}
+		// What becomes complete while it is being discarded is discarded, too.
+		a.through = max(a.through, r.Through)
+		if a.complete >= r.CG && a.complete <= r.Through {
 			a.complete, a.linked = 0, 0
 		}
 	}
