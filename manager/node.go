@@ -160,8 +160,9 @@ func NewNode(ctx context.Context, o Options) (*Node, error) {
 }
 
 func (n *Node) addGroup(g GroupOptions) error {
-	// Milliseconds since 1970 as floor: a lost log cannot bring back an old epoch.
-	rec, err := n.opts.Log.Begin(g.Name, uint64(max(0, time.Now().UnixMilli())))
+	// Microseconds since 1970 as floor: a lost log cannot bring back an old epoch, and two managers that share no log do not
+	// get the same one.
+	rec, err := n.opts.Log.Begin(g.Name, uint64(max(0, time.Now().UnixMicro())))
 	if err != nil {
 		return err
 	}
