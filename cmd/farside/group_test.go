@@ -2,9 +2,15 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
+	"testing"
+	"time"
 
 	"github.com/farside-storage/farside/internal/config"
 	"github.com/farside-storage/farside/manager"
@@ -42,4 +48,78 @@ func groupKeys(under string) []string {
 		keys[i] = under + "." + keys[i]
 	}
 	return keys
+}
+
+// serveManager runs a real manager whose controls do not answer, which tools may still ask and tell.
+func serveManager(t *testing.T, listen string) {
+	t.Helper()
+	log, err := manager.OpenLog(filepath.Join(t.TempDir(), "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	audit, err := manager.OpenAuditLog("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := manager.NewNode(t.Context(), manager.Options{Name: "m1", Listen: listen, Log: log, Audit: audit, Logger: slog.New(slog.DiscardHandler),
+		Controls: []manager.Control{{Name: "p", Role: wire.RolePrimary, Addr: "unix:/nowhere/p"}, {Name: "s", Role: wire.RoleSecondary, Addr: "unix:/nowhere/s"}},
+		Groups:   []manager.GroupOptions{{Group: manager.Group{Name: "shop", Primaries: []string{"p"}, Secondaries: []string{"s"}}, Settings: manager.DefaultSettings()}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- n.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := errors.Join(<-ended, log.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestGroupOverTheWire: the commands change a real manager, only what is given, and tell its refusals with status 2.
+func TestGroupOverTheWire(t *testing.T) {
+	dir, err := os.MkdirTemp("", "fs") // t.TempDir is too long for sockets
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	at := "unix:" + filepath.Join(dir, "m1")
+	serveManager(t, at)
+	settings := manager.DefaultSettings()
+	do := func(want int, args ...string) (g groupInfo, text string) {
+		t.Helper()
+		got := farside(t, production(), append(append([]string{"group"}, args...), "--manager", at, "--output", "json")...)
+		if got.code != want {
+			t.Fatalf("%v: status %d, want %d: %s", args, got.code, want, got.err)
+		}
+		var changed groupChanged
+		if want == exitOK {
+			if err := json.Unmarshal([]byte(got.out), &changed); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return changed.Group, got.err
+	}
+	settings.DrainTimeout = 9 * time.Second
+	if g, _ := do(exitOK, "set", "shop", "--drain-timeout", "9s"); g.Settings != settings || g.Paused {
+		t.Errorf("%+v", g)
+	}
+	settings.Interval = 0
+	if g, _ := do(exitOK, "set", "shop", "--interval", "0s"); g.Settings != settings {
+		t.Errorf("%+v", g)
+	}
+	if g, _ := do(exitOK, "pause", "shop"); !g.Paused || g.Settings != settings {
+		t.Errorf("%+v", g)
+	}
+	if g, _ := do(exitOK, "resume", "shop"); g.Paused {
+		t.Errorf("%+v", g)
+	}
+	if _, text := do(exitUsage, "set", "shop", "--coordination-timeout", "1h"); !strings.Contains(text, "coordination_timeout is 1h0m0s: use a value from") {
+		t.Error(text)
+	}
+	if _, text := do(exitUsage, "pause", "bank"); !strings.Contains(text, "bank") {
+		t.Error(text)
+	}
 }
