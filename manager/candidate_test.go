@@ -116,6 +116,7 @@ func (r *rival) awaitStandby(leader string) {
 // TestReq20_LeaderKilledAtEachStep: another manager takes over, brings every secondary to the same CG and goes on; nothing final goes back, and
 // no control acts for the old leader once it has heard of the new one.
 func TestReq20_LeaderKilledAtEachStep(t *testing.T) {
+	t.Parallel()
 	servers := etcdtest.Start(t, 1)
 	t.Run("steps", func(t *testing.T) {
 		var steps sync.WaitGroup // they wait for leases most of the time: all at once, more than t.Parallel would run
@@ -214,6 +215,7 @@ func decidedKeys(t *testing.T, servers *etcdtest.Servers, prefix string) (keys [
 // TestReq20_LeaderKilledWhileDeciding: every secondary has linked, and the leader is killed before it knows that its decision is durable. What
 // is in the log counts: if the decision never arrived, all go back; if only the answer was lost, all go forward.
 func TestReq20_LeaderKilledWhileDeciding(t *testing.T) {
+	t.Parallel()
 	servers := etcdtest.Start(t, 1)
 	t.Run("the record", func(t *testing.T) {
 		for _, arrives := range []bool{false, true} {
@@ -275,6 +277,7 @@ func killWhileDeciding(t *testing.T, servers *etcdtest.Servers, arrives bool) {
 // TestReq20_OldLeaderIsRefused: a manager that won its term, slept, and wakes up after another one took over. It is refused by the
 // controls and by the log, and disturbs nobody.
 func TestReq20_OldLeaderIsRefused(t *testing.T) {
+	t.Parallel()
 	servers := etcdtest.Start(t, 1)
 	s, prefix := manager.NewSite(t, 2, 3), newPrefix()
 	addrs := s.Listen()
@@ -334,6 +337,7 @@ func TestReq20_OldLeaderIsRefused(t *testing.T) {
 
 // TestStandby: a manager that stands by says who leads, refuses changes, and takes over at once from one that is stopped.
 func TestStandby(t *testing.T) {
+	t.Parallel()
 	servers := etcdtest.Start(t, 1)
 	s, prefix := manager.NewSite(t, 1, 1), newPrefix()
 	addrs := s.Listen()
@@ -360,6 +364,7 @@ func TestStandby(t *testing.T) {
 
 // TestReq20_LogGone: without its etcd a manager decides nothing and says why; when etcd is back, it goes on by itself.
 func TestReq20_LogGone(t *testing.T) {
+	t.Parallel()
 	for members, kill := range map[int][]int{1: {0}, 3: {1, 2}} {
 		t.Run(fmt.Sprintf("%d of %d members", len(kill), members), func(t *testing.T) {
 			t.Parallel()
@@ -398,6 +403,7 @@ func TestReq20_LogGone(t *testing.T) {
 
 // TestReq20_MemberKilled: of three members any one may be killed, and come back, while CGs are formed.
 func TestReq20_MemberKilled(t *testing.T) {
+	t.Parallel()
 	servers := etcdtest.Start(t, 3)
 	s, prefix := manager.NewSite(t, 1, 2), newPrefix()
 	addrs := s.Listen()

@@ -4,7 +4,8 @@
 //
 // [Core] is the state machine of one group. It is plain single-threaded code: events
 // in, actions out; no goroutine, clock, socket or file. [Node] drives the cores of all groups over
-// real connections, with a decision log ([Log]) and an audit log ([AuditLog]).
+// real connections, with a decision log ([Log]) and an audit log ([AuditLog]). [Candidate] is a node only while it
+// leads several managers with one log ([Election], [Term]); each term is a start in a higher epoch.
 //
 // # Invariants
 //

@@ -10,7 +10,9 @@ import (
 // Site lets tests outside of the package, which may import implementations of Log and Election, use the fake controls.
 type Site struct{ s *site }
 
-func NewSite(t *testing.T, primaries, secondaries int) Site { return Site{newSite(t, primaries, secondaries)} }
+func NewSite(t *testing.T, primaries, secondaries int) Site {
+	return Site{newSite(t, primaries, secondaries)}
+}
 
 // Options of a manager of the site at addrs, without a log.
 func (s Site) Options(t *testing.T, name string, addrs map[string]string) Options {

@@ -63,6 +63,7 @@ func write(t *testing.T, dir, name, text string, mode os.FileMode) string {
 }
 
 func TestOptionsAreChecked(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	open, empty := write(t, dir, "open", "secret", 0o644), write(t, dir, "empty", "\n", 0o600)
 	long := write(t, dir, "long", strings.Repeat("x", 5000), 0o600)
@@ -95,6 +96,7 @@ func TestOptionsAreChecked(t *testing.T) {
 // TestUserAndPassword: with etcd's authentication switched on the right password works, a wrong one is said to be wrong, and neither is
 // shown anywhere.
 func TestUserAndPassword(t *testing.T) {
+	t.Parallel()
 	s := etcdtest.Start(t, 1)
 	raw := client(t, s)
 	const right, wrong = "right-horse", "wrong-horse"
@@ -148,6 +150,7 @@ func TestUserAndPassword(t *testing.T) {
 
 // TestTLS: etcd with certificates on both sides. Without ours, or with another CA, nothing is sent.
 func TestTLS(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	ca := newCA(t, dir, "ca")
 	cert, key := ca.issue(t, dir, "server")

@@ -17,6 +17,7 @@ import (
 
 // TestOnlyTheLeaderWrites: from the moment another manager may lead, the old one's writes are refused, and epochs grow from term to term.
 func TestOnlyTheLeaderWrites(t *testing.T) {
+	t.Parallel()
 	s := etcdtest.Start(t, 1)
 	o := options(s)
 	b := open(t, o)
@@ -60,6 +61,7 @@ func TestOnlyTheLeaderWrites(t *testing.T) {
 
 // TestDeposedByAWrite: a manager whose lease ended without its knowing learns it from the log.
 func TestDeposedByAWrite(t *testing.T) {
+	t.Parallel()
 	s := etcdtest.Start(t, 1)
 	o := options(s)
 	term := campaign(t, open(t, o))
@@ -83,6 +85,7 @@ func TestDeposedByAWrite(t *testing.T) {
 
 // TestForeignWriter: somebody who writes the keys without leading is noticed, not overwritten.
 func TestForeignWriter(t *testing.T) {
+	t.Parallel()
 	s := etcdtest.Start(t, 1)
 	o := options(s)
 	term := campaign(t, open(t, o))
@@ -100,6 +103,7 @@ func TestForeignWriter(t *testing.T) {
 // TestWritesTakeEffectOnce: an attempt to write that was given up may have taken effect, or may arrive late, behind its
 // repetition. Each record is written once and in order.
 func TestWritesTakeEffectOnce(t *testing.T) {
+	t.Parallel()
 	s := etcdtest.Start(t, 1)
 	raw := client(t, s)
 	for name, shut := range map[string]func(*etcdtest.Gate){"the answer is lost": (*etcdtest.Gate).ShutAnswers, "the question is late": (*etcdtest.Gate).Shut} {
@@ -147,6 +151,7 @@ func (l lines) Write(b []byte) (int, error) {
 
 // TestOwnOldLeaseIsNoObstacle: a manager that could not give its lease up does not wait for it to run out when etcd is back.
 func TestOwnOldLeaseIsNoObstacle(t *testing.T) {
+	t.Parallel()
 	s := etcdtest.Start(t, 1)
 	o := options(s)
 	o.Lease = etcdlog.MostLease
@@ -160,6 +165,7 @@ func TestOwnOldLeaseIsNoObstacle(t *testing.T) {
 
 // TestDamageIsNamed: values that no manager writes are refused at the start of a term, with their keys.
 func TestDamageIsNamed(t *testing.T) {
+	t.Parallel()
 	s := etcdtest.Start(t, 1)
 	o := options(s)
 	term := campaign(t, open(t, o))
@@ -191,6 +197,7 @@ func TestDamageIsNamed(t *testing.T) {
 
 // TestOneLeadsAtATime: of three managers that give up again and again, never two lead, and everyone has its turn.
 func TestOneLeadsAtATime(t *testing.T) {
+	t.Parallel()
 	s := etcdtest.Start(t, 1)
 	o := options(s)
 	var mu sync.Mutex
@@ -227,6 +234,7 @@ func TestOneLeadsAtATime(t *testing.T) {
 
 // TestStandingTellsOfOtherGroups: managers with other groups under the same prefix would wait for each other for ever.
 func TestStandingTellsOfOtherGroups(t *testing.T) {
+	t.Parallel()
 	s := etcdtest.Start(t, 1)
 	o := options(s)
 	campaign(t, open(t, o))
@@ -256,6 +264,7 @@ func TestStandingTellsOfOtherGroups(t *testing.T) {
 
 // TestPeekChangesNothing: what a log holds can be read without leading.
 func TestPeekChangesNothing(t *testing.T) {
+	t.Parallel()
 	s := etcdtest.Start(t, 1)
 	o := options(s)
 	c := open(t, o)
