@@ -466,11 +466,11 @@ func TestCommandsRefused(t *testing.T) {
 		{"link before complete", &wire.Link{Command: m.head("shop", 3)}, wire.CodeState, "CG 3"},
 		{"release before link", &wire.Release{Command: m.head("shop", 3)}, wire.CodeState, "CG 3"},
 		{"no CG", &wire.Link{Command: m.head("shop", 0)}, wire.CodeState, "start at 1"},
-		{"fence", &wire.Fence{Command: wire.Command{Group: "shop", Epoch: 6}}, wire.CodeStaleEpoch, "epoch 7 is in force"},
-		{"query", &wire.Query{Command: wire.Command{Group: "shop", Epoch: 6}}, wire.CodeStaleEpoch, "epoch 7 is in force"},
-		{"link", &wire.Link{Command: wire.Command{Group: "shop", Epoch: 6, CG: 1}}, wire.CodeStaleEpoch, "epoch 7 is in force"},
-		{"release", &wire.Release{Command: wire.Command{Group: "shop", Epoch: 6, CG: 1}}, wire.CodeStaleEpoch, "epoch 7 is in force"},
-		{"revert", &wire.Revert{Command: wire.Command{Group: "shop", Epoch: 6, CG: 1}, Discard: true, Through: 4}, wire.CodeStaleEpoch, "epoch 7 is in force"},
+		{"fence", &wire.Fence{Command: wire.Command{Group: "shop", Epoch: 6}}, wire.CodeStaleEpoch, `epoch 7 is in force: manager "peer" leads`},
+		{"query", &wire.Query{Command: wire.Command{Group: "shop", Epoch: 6}}, wire.CodeStaleEpoch, `epoch 7 is in force: manager "peer" leads`},
+		{"link", &wire.Link{Command: wire.Command{Group: "shop", Epoch: 6, CG: 1}}, wire.CodeStaleEpoch, `epoch 7 is in force: manager "peer" leads`},
+		{"release", &wire.Release{Command: wire.Command{Group: "shop", Epoch: 6, CG: 1}}, wire.CodeStaleEpoch, `epoch 7 is in force: manager "peer" leads`},
+		{"revert", &wire.Revert{Command: wire.Command{Group: "shop", Epoch: 6, CG: 1}, Discard: true, Through: 4}, wire.CodeStaleEpoch, `epoch 7 is in force: manager "peer" leads`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			e := m.refuse(c.ask)
