@@ -35,9 +35,9 @@ type rival struct {
 	stop  func()         // as an operator stops it
 }
 
-func election(t *testing.T, name, prefix string, endpoints []string) *etcdlog.Cluster {
+func election(t *testing.T, name, prefix string, lease time.Duration, endpoints []string) *etcdlog.Cluster {
 	t.Helper()
-	c, err := etcdlog.Open(etcdlog.Options{Endpoints: endpoints, Prefix: prefix, Lease: etcdlog.LeastLease, Name: name, Listen: "unix:/" + name,
+	c, err := etcdlog.Open(etcdlog.Options{Endpoints: endpoints, Prefix: prefix, Lease: lease, Name: name, Listen: "unix:/" + name,
 		Groups: []string{"g"}, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
@@ -51,19 +51,19 @@ func election(t *testing.T, name, prefix string, endpoints []string) *etcdlog.Cl
 }
 
 // gated starts a manager that reaches etcd through a gate.
-func gated(t *testing.T, s manager.Site, addrs map[string]string, name, prefix string, servers *etcdtest.Servers) *rival {
+func gated(t *testing.T, s manager.Site, addrs map[string]string, name, prefix string, lease time.Duration, servers *etcdtest.Servers) *rival {
 	t.Helper()
 	g := etcdtest.NewGate(t, servers.Members[0].Addr)
-	r := direct(t, s, addrs, name, prefix, []string{g.Addr})
+	r := direct(t, s, addrs, name, prefix, lease, []string{g.Addr})
 	r.gate = g
 	return r
 }
 
-func direct(t *testing.T, s manager.Site, addrs map[string]string, name, prefix string, endpoints []string) *rival {
+func direct(t *testing.T, s manager.Site, addrs map[string]string, name, prefix string, lease time.Duration, endpoints []string) *rival {
 	t.Helper()
 	o := s.Options(t, name, addrs)
 	o.Listen = "127.0.0.1:0"
-	c, err := manager.NewCandidate(t.Context(), o, election(t, name, prefix, endpoints))
+	c, err := manager.NewCandidate(t.Context(), o, election(t, name, prefix, lease, endpoints))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,9 +168,9 @@ func killLeaderAt(t *testing.T, servers *etcdtest.Servers, control string, typ w
 		hit, finals = true, s.Finals()
 		return acts
 	})
-	a := gated(t, s, addrs, "a", prefix, servers)
+	a := gated(t, s, addrs, "a", prefix, etcdlog.LeastLease, servers)
 	a.awaitLeads()
-	b := direct(t, s, addrs, "b", prefix, servers.Addrs())
+	b := direct(t, s, addrs, "b", prefix, etcdlog.LeastLease, servers.Addrs())
 	b.awaitStandby("a")
 	s.Locked(func() { armed = true })
 	s.Await("the step", func() bool { return hit })
@@ -218,21 +218,23 @@ func TestReq20_LeaderKilledWhileDeciding(t *testing.T) {
 	t.Parallel()
 	servers := etcdtest.Start(t, 1)
 	t.Run("the record", func(t *testing.T) {
+		var records sync.WaitGroup
+		defer records.Wait()
 		for _, arrives := range []bool{false, true} {
-			t.Run(fmt.Sprintf("arrives=%v", arrives), func(t *testing.T) {
-				t.Parallel()
-				killWhileDeciding(t, servers, arrives)
+			records.Go(func() {
+				t.Run(fmt.Sprintf("arrives=%v", arrives), func(t *testing.T) { killWhileDeciding(t, servers, arrives) })
 			})
 		}
 	})
 }
 
 func killWhileDeciding(t *testing.T, servers *etcdtest.Servers, arrives bool) {
+	const lease = 4 * time.Second // longer than a question for the status takes while the log is silent
 	s, prefix := manager.NewSite(t, 2, 2), newPrefix()
 	addrs := s.Listen()
-	a := gated(t, s, addrs, "a", prefix, servers)
+	a := gated(t, s, addrs, "a", prefix, lease, servers)
 	a.awaitLeads()
-	b := direct(t, s, addrs, "b", prefix, servers.Addrs())
+	b := direct(t, s, addrs, "b", prefix, lease, servers.Addrs())
 	b.awaitStandby("a")
 	s.AwaitFinal(1)
 	var old, cg uint64
@@ -282,7 +284,7 @@ func TestReq20_OldLeaderIsRefused(t *testing.T) {
 	s, prefix := manager.NewSite(t, 2, 3), newPrefix()
 	addrs := s.Listen()
 	gate := etcdtest.NewGate(t, servers.Members[0].Addr)
-	term, err := election(t, "old", prefix, []string{gate.Addr}).Campaign(t.Context())
+	term, err := election(t, "old", prefix, etcdlog.LeastLease, []string{gate.Addr}).Campaign(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -294,7 +296,7 @@ func TestReq20_OldLeaderIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	gate.Shut()
-	b := direct(t, s, addrs, "new", prefix, servers.Addrs())
+	b := direct(t, s, addrs, "new", prefix, etcdlog.LeastLease, servers.Addrs())
 	b.awaitLeads()
 	s.AwaitFinal(2)
 	var now []uint64
@@ -341,9 +343,9 @@ func TestStandby(t *testing.T) {
 	servers := etcdtest.Start(t, 1)
 	s, prefix := manager.NewSite(t, 1, 1), newPrefix()
 	addrs := s.Listen()
-	a := direct(t, s, addrs, "a", prefix, servers.Addrs())
+	a := direct(t, s, addrs, "a", prefix, etcdlog.LeastLease, servers.Addrs())
 	s.AwaitFinal(1)
-	b := direct(t, s, addrs, "b", prefix, servers.Addrs())
+	b := direct(t, s, addrs, "b", prefix, etcdlog.LeastLease, servers.Addrs())
 	b.awaitStandby("a")
 	st := manager.AskStatus(t, b.Addr().String())
 	if l := st.Leadership; len(st.Groups) != 0 || l == nil || l.Leads || l.Leader == nil || *l.Leader != "a" || l.LeaderListen != "unix:/a" || l.Problem != "" {
@@ -370,7 +372,7 @@ func TestReq20_LogGone(t *testing.T) {
 			t.Parallel()
 			servers := etcdtest.Start(t, members)
 			s, prefix := manager.NewSite(t, 1, 2), newPrefix()
-			a := direct(t, s, s.Listen(), "a", prefix, servers.Addrs())
+			a := direct(t, s, s.Listen(), "a", prefix, etcdlog.LeastLease, servers.Addrs())
 			s.AwaitFinal(2)
 			for _, i := range kill {
 				servers.Members[i].Kill()
@@ -407,9 +409,9 @@ func TestReq20_MemberKilled(t *testing.T) {
 	servers := etcdtest.Start(t, 3)
 	s, prefix := manager.NewSite(t, 1, 2), newPrefix()
 	addrs := s.Listen()
-	direct(t, s, addrs, "a", prefix, servers.Addrs())
+	direct(t, s, addrs, "a", prefix, etcdlog.LeastLease, servers.Addrs())
 	s.AwaitFinal(1)
-	direct(t, s, addrs, "b", prefix, servers.Addrs())
+	direct(t, s, addrs, "b", prefix, etcdlog.LeastLease, servers.Addrs())
 	for _, m := range servers.Members {
 		m.Kill()
 		s.AwaitFinal(3)
