@@ -275,7 +275,7 @@ func TestStaleManagerAndStatusOverTheWire(t *testing.T) {
 	old, fresh := dialManager(t, n.addr, 1), dialManager(t, n.addr, 2)
 	fresh.open(1, 0)
 	old.send(&wire.Hold{TimeoutMicros: 1000}, 1)
-	if e, ok := (<-old.in).(*wire.Error); !ok || e.Code != wire.CodeStaleEpoch || !strings.Contains(e.Text, `the current one is 2: manager "" has taken over`) {
+	if e, ok := (<-old.in).(*wire.Error); !ok || e.Code != wire.CodeStaleEpoch || !strings.Contains(e.Text, `the current one is 2: manager "m" has taken over`) {
 		t.Fatalf("got %+v, want a stale epoch, and who has the group", e)
 	}
 	conn, err := wire.Dial(t.Context(), n.addr, wire.Options{})
