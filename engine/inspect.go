@@ -155,8 +155,14 @@ func (i Inspection) balance(writers []*Writer, named uint64) error {
 	return nil
 }
 
-// TableArea is where the slots of table pages are on device 0, in bytes.
-func (i Inspection) TableArea() (first, length int64) {
-	z := &i.p.sb.zones
-	return blocksToBytes(z.tables), blocksToBytes(2 * z.tablePairs)
+// TablePages are the byte offsets on device 0 of the table pages that the newest root names.
+func (i Inspection) TablePages() []int64 {
+	var at []int64
+	k := &i.p.ctl.ckpt
+	for pair, e := range k.directory[:k.used] {
+		if e != 0 {
+			at = append(at, blocksToBytes(i.p.sb.zones.tableSlot(uint32(pair), uint8(e&1))))
+		}
+	}
+	return at
 }

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"encoding/binary"
 	"time"
 
 	"github.com/farside-storage/farside/engine"
@@ -304,27 +305,31 @@ type rot struct {
 	kept []byte
 }
 
-// decay ends the machine, and flips a bit of the newest image of a table page while it is off. The pool must be refused,
-// or show what it showed.
+// decay ends the machine after a checkpoint, and flips a bit of a table page while it is off. The pool must be refused: it
+// would show other contents.
 func (s *secondaryNode) decay(o Op) {
-	first, n := s.pool.Inspect().TableArea()
+	if !s.around(func() { s.hear(s.pool.Checkpoint(background)) }) {
+		return
+	}
+	pages := s.pool.Inspect().TablePages()
 	s.stop(true, policyOf(o.How))
-	r := &rot{off: first + int64(o.A%uint64(n)), kept: make([]byte, engine.BlockSize)}
-	r.off = r.off / engine.BlockSize * engine.BlockSize
-	for range n / engine.BlockSize { // one that holds something
-		s.devs.ReadAt(0, r.kept, r.off)
-		if r.kept[0] != 0 {
+	s.later()
+	if len(pages) == 0 {
+		return
+	}
+	r := &rot{off: pages[o.A%uint64(len(pages))], kept: make([]byte, engine.BlockSize)}
+	s.devs.ReadAt(0, r.kept, r.off)
+	damaged := append([]byte(nil), r.kept...)
+	at := uint64(pageHeader)
+	for k := range uint64(engine.BlockSize-pageHeader) / 8 { // an entry that is in use
+		at = pageHeader + (o.A+k)%96*8
+		if binary.LittleEndian.Uint64(r.kept[at:]) != 0 {
 			break
 		}
-		if r.off += engine.BlockSize; r.off >= first+n {
-			r.off = first
-		}
 	}
-	damaged := append([]byte(nil), r.kept...)
-	damaged[pageHeader+o.A%24*8] ^= 1 // the first entries are those in use
+	damaged[at+o.A/96%8] ^= 1 << (o.A / 768 % 8)
 	s.devs.WriteAt(0, damaged, r.off)
 	s.rotten = r
-	s.later()
 }
 
 // pageHeader is the head of a table page in bytes.

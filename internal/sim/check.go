@@ -2,6 +2,7 @@ package sim
 
 import (
 	"slices"
+	"time"
 
 	"github.com/cespare/xxhash/v2"
 
@@ -18,6 +19,9 @@ type acks struct {
 	complete uint64
 	through  uint64
 	everDone map[uint64]bool // CGs that were complete
+	// The newest REVERTED that was answered: when, and of which epoch.
+	revertedAt    time.Duration
+	revertedEpoch uint64
 }
 
 func (a *acks) completed(cg uint64) {
@@ -65,6 +69,8 @@ func (a *acks) answered(w *world, s *secondaryNode, m wire.Message) {
 		if m.Complete > m.Final {
 			a.completed(m.Complete)
 		}
+	case *wire.Reverted:
+		a.revertedAt, a.revertedEpoch = w.now, h.Epoch
 	case *wire.Linked:
 		a.linked = max(a.linked, h.CG)
 	case *wire.Final:
@@ -185,7 +191,7 @@ func (w *world) compare(s *secondaryNode, v *volume, cg uint64, kind engine.View
 		}
 	}
 	if r.Err != nil {
-		if s.faulty() || s.rotten != nil || s.devs.Crashed() {
+		if s.faulty() || s.devs.Crashed() {
 			return
 		}
 		w.fail("read", "%s: CG %d: %v", s.name, cg, r.Err)
@@ -308,9 +314,22 @@ func (w *world) audit(m *managerNode, e manager.Entry) {
 	switch e.Kind {
 	case manager.EntryReverted:
 		w.report.Reverts++
+	case manager.EntryRevertBegin:
+		m.revertAt = w.now
+	case manager.EntryRevertEnd:
+		w.checkRevert(m)
 	case manager.EntryHalt:
 		if m.leads() {
 			w.fail("halt", "%s halts: %s", m.name, e.Did)
+		}
+	}
+}
+
+// checkRevert: a revert that ends has had an answer of every secondary.
+func (w *world) checkRevert(m *managerNode) {
+	for _, s := range w.sec {
+		if a := &s.acks; a.revertedAt < m.revertAt || a.revertedEpoch != m.epoch {
+			w.fail("R3", "%s ends the revert that it began at %v, but %s last answered one at %v, with epoch %d", m.name, m.revertAt, s.name, a.revertedAt, a.revertedEpoch)
 		}
 	}
 }

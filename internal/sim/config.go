@@ -46,7 +46,7 @@ func drawConfig(seed uint64) *config {
 	c := &config{
 		primaries: 1 + rng.IntN(3), secondaries: 1 + rng.IntN(3),
 		sectors: []int{512, 4096, 4096}[rng.IntN(3)], devices: 1 + rng.IntN(2),
-		spare: 2.3 + 2*rng.Float64(), journal: 2 << 20,
+		spare: 2 + rng.Float64()*rng.Float64(), journal: 2 << 20,
 		writerBuffers: 2 + rng.IntN(4), writerBlocks: 1 << rng.IntN(5),
 		window:  uint64(64<<10) << rng.IntN(5),
 		latency: pick(20*time.Microsecond, time.Millisecond), device: pick(10*time.Microsecond, 400*time.Microsecond),
@@ -126,14 +126,15 @@ func (c *config) poolSpecs(s *secondaryNode) []ringtest.Spec {
 	for _, v := range s.volumes {
 		mapped += v.blocks
 	}
-	const meta, extent, head = 1280, 64, 256
-	data := uint64(float64(mapped)*c.spare) + uint64(2*extent*(1+c.primaries))
+	// A CG that holds every block beside what it displaces, and an extent for each writer: with less it might never end.
+	const meta, extent, head = 1472, 64, 256
+	data := uint64(float64(mapped)*c.spare) + uint64(extent*c.primaries)
 	var specs []ringtest.Spec
 	if c.devices == 2 {
 		second := data/2/extent*extent + head + 2*extent
 		specs = append(specs, ringtest.Spec{Path: s.name + ".1", Size: int64(second) * engine.BlockSize, SectorSize: c.sectors})
 		data -= data / 2
 	}
-	first := meta + (data+extent-1)/extent*extent + 2*extent
+	first := meta + max(2*extent, (data+extent-1)/extent*extent)
 	return slices.Insert(specs, 0, ringtest.Spec{Path: s.name + ".0", Size: int64(first) * engine.BlockSize, SectorSize: c.sectors})
 }

@@ -50,7 +50,7 @@
 //   - R1: LINK(n) is sent only when every secondary had n complete.
 //   - R2: RELEASE(n) is sent only when n is durably decided; what is final on a secondary was decided.
 //   - R3: what was decided is never reverted or discarded; no CG is held while a secondary shows another CG than the decided one;
-//     decisions ascend.
+//     decisions ascend; a revert ends only when every secondary has answered it.
 //   - R4: nobody obeys an epoch after a higher one, and a manager sends only its own.
 //   - R5: a recovery point that a manager speaks of is final on some secondary.
 //   - R6, "view": both views of every volume on every secondary hold exactly what the primary held at the cut of the

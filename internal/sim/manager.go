@@ -4,7 +4,6 @@ import (
 	"errors"
 	"time"
 
-	"github.com/farside-storage/farside/internal/plant"
 	"github.com/farside-storage/farside/manager"
 	"github.com/farside-storage/farside/wire"
 )
@@ -62,6 +61,7 @@ type managerNode struct {
 	alarm    time.Time
 	queue    []manager.Persist // being made durable, in order
 	point    uint64
+	revertAt time.Duration // when the newest revert began
 	acting   bool
 	incoming []manager.Event
 }
@@ -182,5 +182,3 @@ func (m *managerNode) recorded() {
 
 // leads says whether this is the manager with the newest epoch.
 func (m *managerNode) leads() bool { return m.up && m.epoch == m.w.log.rec.Epoch }
-
-var _ = plant.On

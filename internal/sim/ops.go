@@ -127,6 +127,24 @@ func (d *drawing) hosts() {
 		}
 		d.hostOp(at)
 	}
+	for range d.rng.IntN(4) {
+		d.flood()
+	}
+}
+
+// flood writes everything, again and again, while the manager stands still or not, so that pools fill up.
+func (d *drawing) flood() {
+	at := 1 + time.Duration(d.rng.Int64N(int64(d.c.length)))
+	n := 1 + d.rng.IntN(6)
+	if n > 1 && d.rng.IntN(3) > 0 {
+		d.add(Op{At: at + d.dur(20*time.Millisecond), Kind: "hang", Node: "m0", Dur: d.dur(60 * time.Millisecond)})
+	}
+	for range n {
+		for i, v := range d.c.volumes {
+			d.add(Op{At: at, Kind: "write", Node: fmt.Sprintf("v%d", i), A: chainBlocks, B: v.blocks - chainBlocks})
+		}
+		at += time.Duration(d.rng.Int64N(int64(10 * time.Millisecond)))
+	}
 }
 
 func (d *drawing) hostOp(at time.Duration) {

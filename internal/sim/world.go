@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/farside-storage/farside/engine"
-	"github.com/farside-storage/farside/primary"
 	"github.com/farside-storage/farside/ring"
 	"github.com/farside-storage/farside/ring/ringtest"
 )
@@ -34,7 +33,6 @@ type world struct {
 	lastDecided uint64
 	point       uint64 // newest recovery point that a manager spoke of
 	report      Report
-	traces      []string
 	verbose     func(string)
 }
 
@@ -53,8 +51,6 @@ func (v *Violation) Error() string {
 func (w *world) fail(invariant, format string, args ...any) {
 	panic(&Violation{invariant, fmt.Sprintf(format, args...), w.now})
 }
-
-const tracesKept = 400
 
 func (w *world) trace(format string, args ...any) {
 	if w.verbose == nil {
@@ -309,5 +305,3 @@ func (w *world) leader() *managerNode {
 	}
 	return w.man[0]
 }
-
-var _ = primary.BlockSize
