@@ -60,7 +60,7 @@ func Secondary(ctx context.Context, f *config.File, log *slog.Logger, ready func
 
 	events := &target.Events{}
 	failed := make(chan error, 1)
-	pool, err := engine.Open(devs, engine.Options{OnComplete: events.Complete, Logger: log, OnFailure: func(err error) {
+	pool, err := engine.Open(devs, engine.Options{OnComplete: events.Complete, OnRefused: events.Refused, Logger: log, OnFailure: func(err error) {
 		events.Failure(err)
 		failed <- err
 	}})

@@ -6,7 +6,8 @@ import "sync"
 // opened, since engine.Options wants the callbacks, and then given to the Node:
 //
 //	events := &target.Events{}
-//	pool, err := engine.Open(devices, engine.Options{OnComplete: events.Complete, OnFailure: events.Failure})
+//	pool, err := engine.Open(devices, engine.Options{OnComplete: events.Complete, OnFailure: events.Failure,
+//		OnRefused: events.Refused})
 //	node, err := target.New(target.Options{Pool: pool, Events: events, ...})
 //
 // The zero value is ready. Its methods never block: they note the news and wake whoever passes
@@ -14,6 +15,7 @@ import "sync"
 type Events struct {
 	mu       sync.Mutex
 	complete map[string]uint64 // newest complete CG since the pool was opened, by group
+	refused  map[string]refusal
 	failure  error
 	wake     map[chan struct{}]struct{}
 }
@@ -35,6 +37,30 @@ func (e *Events) Failure(err error) {
 	defer e.mu.Unlock()
 	e.failure = err
 	e.wakeAll()
+}
+
+// refusal is the newest CG that can never become complete.
+type refusal struct {
+	cg  uint64
+	why error
+}
+
+// Refused notes that CG cg of group can never become complete; for engine.Options.OnRefused.
+func (e *Events) Refused(group string, cg uint64, why error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.refused == nil {
+		e.refused = map[string]refusal{}
+	}
+	e.refused[group] = refusal{cg, why}
+	e.wakeAll()
+}
+
+// newestRefused returns the newest CG of a group that was refused.
+func (e *Events) newestRefused(group string) refusal {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.refused[group]
 }
 
 func (e *Events) wakeAll() {

@@ -33,6 +33,7 @@ type order struct {
 type charge struct {
 	epoch    uint64 // of its newest command that was obeyed
 	complete uint64 // newest CG told of
+	refused  uint64 // newest CG told of that was refused
 	lost     bool
 }
 
@@ -200,6 +201,10 @@ func (o *obedience) due() []wire.Message {
 		if complete > c.complete {
 			c.complete, head.CG = complete, complete
 			out = append(out, &wire.Complete{Command: head})
+		}
+		if r := o.node.opts.Events.newestRefused(group); r.cg > c.refused {
+			c.refused, head.CG = r.cg, r.cg
+			out = append(out, &wire.Lost{Command: head, Reason: r.why.Error()})
 		}
 		if failure != nil && !c.lost {
 			c.lost, head.CG = true, o.inWork(group)
