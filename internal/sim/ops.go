@@ -191,6 +191,15 @@ func (d *drawing) anybody() string {
 	return d.secondary()
 }
 
+// checkpoint has one made, and the power fail meanwhile or not.
+func (d *drawing) checkpoint() {
+	o := Op{At: 1 + time.Duration(d.rng.Int64N(int64(d.c.length))), Kind: "checkpoint", Node: d.secondary()}
+	if d.rng.IntN(3) == 0 {
+		d.add(Op{At: o.At, Kind: "power", Node: o.Node, How: d.policy(), A: 1 + d.rng.Uint64N(3), B: 1 + d.rng.Uint64N(12)})
+	}
+	d.add(o)
+}
+
 var policies = []string{"none", "all", "random", "random", "prefix", "all-but-one"}
 
 func (d *drawing) policy() string { return policies[d.rng.IntN(len(policies))] }
@@ -203,7 +212,7 @@ func (d *drawing) faults() {
 		d.fault()
 	}
 	for range 2 + d.rng.IntN(4) {
-		d.add(Op{Kind: "checkpoint", Node: d.secondary()})
+		d.checkpoint()
 		d.add(Op{Kind: "snapshot", Node: d.secondary(), Dur: d.dur(60 * time.Millisecond)})
 	}
 	switch d.rng.IntN(12) { // damage is a separate axis

@@ -10,13 +10,16 @@ import (
 )
 
 var (
-	seeds     = flag.Uint64("seeds", 300, "seeds that TestSeeds runs")
+	seeds     = flag.Uint64("seeds", 300, "seeds that TestSeeds runs; fewer by default under the race detector")
 	firstSeed = flag.Uint64("seed", 1, "the first of them")
 	verbose   = flag.Bool("story", false, "print what happens")
 )
 
 // TestSeeds runs the whole system with many seeds.
 func TestSeeds(t *testing.T) {
+	if raceEnabled && *seeds == 300 {
+		*seeds = 30
+	}
 	var mu sync.Mutex
 	var total Report
 	var next atomic.Uint64
