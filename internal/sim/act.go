@@ -272,10 +272,7 @@ func (h *history) restore(cg uint64, images map[*volume][]uint64) {
 	}
 }
 
-// faultsLast is how long a disk stays bad.
-const faultsLast = 40 * time.Millisecond
-
-// breakDisk makes requests of one device fail, for a while.
+// breakDisk makes two requests of one device fail.
 func (s *secondaryNode) breakDisk(o Op) {
 	f := ringtest.Fault{Kind: ringtest.Fails, Device: int(o.A) % len(s.devs.Info()), Skip: int(o.A), Count: 2}
 	switch o.How {

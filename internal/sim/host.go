@@ -2,6 +2,7 @@ package sim
 
 import (
 	"encoding/binary"
+	"slices"
 
 	"github.com/farside-storage/farside/primary"
 )
@@ -14,8 +15,7 @@ type host struct {
 	next    uint64 // record to be written
 	pending bool
 	stamp   uint64
-	flying  map[*hostIO]bool
-	order   []*hostIO
+	flying  []*hostIO // in order
 	stopped bool
 }
 
@@ -36,7 +36,7 @@ type hostIO struct {
 const chainMagic = 0x4e49414843525346
 
 func newHost(w *world) *host {
-	h := &host{w: w, next: 1, flying: map[*hostIO]bool{}}
+	h := &host{w: w, next: 1}
 	// Neighbours in the chain are on different volumes. The first blocks of each are theirs.
 	for b := range uint64(chainBlocks) {
 		for _, v := range w.volumes {
@@ -91,8 +91,7 @@ func (h *host) other(op primary.Op, v *volume, off, n uint64, fua bool) {
 
 func (h *host) submit(io *hostIO) {
 	io.host, io.Owner, io.Volume = h, io, io.v.device
-	h.flying[io] = true
-	h.order = append(h.order, io)
+	h.flying = append(h.flying, io)
 	h.w.report.HostWrites++
 	io.v.owner.visit(func(c *primary.Core) { c.Submit(&io.IO) })
 }
@@ -118,19 +117,13 @@ func (h *host) lost(io *hostIO) {
 }
 
 func (h *host) end(io *hostIO) {
-	delete(h.flying, io)
-	for i, x := range h.order {
-		if x == io {
-			h.order = append(h.order[:i:i], h.order[i+1:]...)
-			return
-		}
-	}
+	h.flying = slices.DeleteFunc(h.flying, func(x *hostIO) bool { return x == io })
 }
 
 // hostsOf lists the requests that are with a primary.
 func (w *world) hostsOf(p *primaryNode) []*hostIO {
 	var out []*hostIO
-	for _, io := range w.host.order {
+	for _, io := range w.host.flying {
 		if io.v.owner == p {
 			out = append(out, io)
 		}

@@ -10,7 +10,6 @@ import (
 
 	"github.com/farside-storage/farside/engine"
 	"github.com/farside-storage/farside/internal/target"
-	"github.com/farside-storage/farside/ring"
 	"github.com/farside-storage/farside/ring/ringtest"
 	"github.com/farside-storage/farside/wire"
 )
@@ -37,7 +36,6 @@ type secondaryNode struct {
 	rotten   *rot
 	acks     acks
 	seen     engine.GroupState // at the last look
-	memory   *ring.Arena
 	healAt   time.Duration
 }
 
@@ -100,7 +98,6 @@ type charge struct {
 	known    bool
 	epoch    uint64
 	complete uint64
-	lost     bool
 }
 
 // snapshot is a reader that holds a view for a while.

@@ -28,7 +28,8 @@ type world struct {
 	conns      []*conn
 	partitions []*partition
 	buffer     []byte // for reads of whole volumes
-	quiet      bool   // no faults any more
+	memory     *ring.Arena
+	quiet      bool // no faults any more
 
 	lastDecided uint64
 	point       uint64 // newest recovery point that a manager spoke of
@@ -89,7 +90,7 @@ func newWorld(seed uint64) (*world, error) {
 		return nil, err
 	}
 	w.buffer = arena.Bytes()
-	w.sec[0].memory = arena
+	w.memory = arena
 	w.host = newHost(w)
 	return w, w.makeDevices()
 }
@@ -125,7 +126,7 @@ func (w *world) close() {
 			s.free()
 		}
 	}
-	_ = w.sec[0].memory.Close() // unmapping memory of ours cannot fail
+	_ = w.memory.Close() // unmapping memory of ours cannot fail
 }
 
 // run does ops, then lets everything heal and waits for a CG that holds it all.
@@ -192,8 +193,8 @@ func (w *world) settle() {
 	}
 	w.until(w.now + 100*time.Millisecond) // hosts' requests end
 	w.host.stopped = true
-	if len(w.host.order) > 0 {
-		w.fail("progress", "%d requests of hosts have not ended", len(w.host.order))
+	if len(w.host.flying) > 0 {
+		w.fail("progress", "%d requests of hosts have not ended", len(w.host.flying))
 	}
 	since, limit := w.wall(), w.now+settleBound
 	for !w.settled(since) {
