@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/farside-storage/farside/engine"
+	"github.com/farside-storage/farside/manager"
 	"github.com/farside-storage/farside/primary"
 	"github.com/farside-storage/farside/ring"
 	"github.com/farside-storage/farside/ring/ringtest"
@@ -36,7 +37,7 @@ func (w *world) do(o Op) {
 		}
 	case "failover":
 		w.trace("%v", o)
-		w.failover(o.How == "crash")
+		w.failover(o.How)
 	default:
 		w.doSecondary(o)
 	}
@@ -178,18 +179,33 @@ func (m *managerNode) later() {
 }
 
 // failover has the other manager take over, whether the one that led is still there or not.
-func (w *world) failover(crash bool) {
+func (w *world) failover(how string) {
 	w.report.Failovers++
 	old := w.leader()
 	other := w.man[0]
 	if old == other {
 		other = w.man[1]
 	}
-	if crash {
+	if how != "alive" {
 		old.stop(true)
+	}
+	if how == "log-lost" {
+		w.loseLog()
 	}
 	other.stop(false)
 	other.start()
+}
+
+// loseLog empties the decision log, as if the manager's machine had burnt down; epochs go on by the clock. It is done
+// only when what was decided last is final everywhere: else what the log alone knew is lost with it, rightly.
+func (w *world) loseLog() {
+	for _, s := range w.sec {
+		if !s.up || s.pool == nil || s.pool.Inspect().State(s.group).Final != w.log.rec.Decided.CG {
+			return
+		}
+	}
+	w.trace("the decision log is lost")
+	w.log.rec = manager.Recovered{Epoch: w.log.rec.Epoch}
 }
 
 func (w *world) doCut(o Op) {

@@ -256,8 +256,8 @@ func (w *world) checkHold(m *managerNode, n uint64) {
 		if !s.up || s.pool == nil {
 			continue
 		}
-		if st := s.pool.Inspect().State(s.group); st.Linked != st.Final || st.Final != w.log.rec.Decided.CG {
-			w.fail("R3", "%s holds CG %d while %s shows CG %d, final %d, and CG %d is decided", m.name, n, s.name, st.Linked, st.Final, w.log.rec.Decided.CG)
+		if st := s.pool.Inspect().State(s.group); st.Linked != st.Final || st.Final != w.log.newest() {
+			w.fail("R3", "%s holds CG %d while %s shows CG %d, final %d, and CG %d is decided", m.name, n, s.name, st.Linked, st.Final, w.log.newest())
 		}
 	}
 }
@@ -294,7 +294,7 @@ func (w *world) checkManager(m *managerNode, ev manager.Event) {
 
 // decidedNew looks at a CG that was decided just now.
 func (w *world) decidedNew() {
-	n := w.log.rec.Decided.CG
+	n := w.log.newest()
 	if n == w.lastDecided {
 		return
 	}

@@ -35,7 +35,7 @@
 //	cut node=N peer=N                   connections break
 //	part-net node=N [peer=N] for=TIME [how=stall]
 //	hang node=N for=TIME                the process stands still
-//	failover how=crash|alive            the other manager takes over
+//	failover how=crash|alive|log-lost   the other manager takes over
 //	checkpoint node=S, snapshot node=S for=TIME
 //	disk node=S how=write|short|flush|read a=SKIP    I/O errors
 //	rot node=S a=PLACE                  a bit of a table page flips while the machine is off

@@ -27,6 +27,14 @@ func (l *decisionLog) begin() manager.Recovered {
 	return rec
 }
 
+// newest is the CG decided last, 0 for none; it is known even when the log was lost.
+func (l *decisionLog) newest() uint64 {
+	if len(l.order) == 0 {
+		return 0
+	}
+	return l.order[len(l.order)-1]
+}
+
 var errFenced = errors.New("another manager leads")
 
 func (l *decisionLog) append(epoch uint64, r manager.Record) error {

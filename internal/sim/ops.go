@@ -261,7 +261,7 @@ func (d *drawing) fault() {
 	case k < 92:
 		d.add(Op{Kind: "hang", Node: d.anybody(), Dur: d.dur(80 * time.Millisecond)})
 	default:
-		d.add(Op{Kind: "failover", How: []string{"crash", "alive", "alive"}[d.rng.IntN(3)]})
+		d.add(Op{Kind: "failover", How: []string{"crash", "alive", "alive", "log-lost"}[d.rng.IntN(4)]})
 	}
 }
 
