@@ -8,6 +8,7 @@ package etcdtest
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -130,13 +131,19 @@ func spawn(cmd *exec.Cmd) error {
 	return <-started
 }
 
-// freePorts returns loopback addresses that nobody listens at now.
-func freePorts(t testing.TB, n int) (addrs []string) {
+// freePorts returns addresses on loopback that nobody listens on now. They lie below the range from which the kernel
+// takes the ports of outgoing connections: one of those could else be in the way by the time a server listens.
+func freePorts(t testing.TB, n int) []string {
 	t.Helper()
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	const lowest, highest = 12000, 31000
+	var addrs []string
+	for tries := 0; len(addrs) < n; tries++ {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", lowest+rand.IntN(highest-lowest)))
 		if err != nil {
-			t.Fatal(err)
+			if tries > 1000 {
+				t.Fatalf("no free port on loopback: %v", err)
+			}
+			continue
 		}
 		defer l.Close() // all together, so that no port comes twice
 		addrs = append(addrs, l.Addr().String())
