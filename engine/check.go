@@ -137,6 +137,11 @@ func (r *recovery) close() error {
 			}
 		}
 	}
+	for _, b := range r.building {
+		for _, t := range b.live.tables {
+			t.free()
+		}
+	}
 	r.p.memory.close()
 	var err error
 	if r.p.alloc != nil {

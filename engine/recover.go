@@ -95,13 +95,7 @@ func (p *Pool) recover() (err error) {
 		err = r.io.flush() // G: what was replayed may never have been flushed; it is acknowledged from here on
 	}
 	if err != nil {
-		for _, v := range r.volumes {
-			v.table.close()
-		}
-		if p.alloc != nil {
-			err = errors.Join(err, p.alloc.Close())
-		}
-		return errors.Join(err, io.q.Close(), p.ctl.ckpt.close())
+		return errors.Join(err, r.close())
 	}
 	p.ctl.journal = newJournal(p.ctl.fail, io, p.sb.pool, &p.sb.zones, r.end, r.root.tail.block, mem)
 	for i := range checkpointBuffers {
@@ -177,10 +171,12 @@ func (r *recovery) loadSuperblocks() error {
 
 func (r *recovery) superblockOf(device int) (*superblock, error) {
 	var copies [superblockCopies][]byte
+	var unread []error
 	for i := range copies {
 		buf := r.scratch[i*BlockSize : (i+1)*BlockSize]
 		if err := r.io.read(device, uint64(i*superblockStride), buf); err != nil {
 			r.p.repairs = append(r.p.repairs, err)
+			unread = append(unread, err)
 			clear(buf)
 		}
 		copies[i] = buf
@@ -188,7 +184,7 @@ func (r *recovery) superblockOf(device int) (*superblock, error) {
 	path := r.p.info[device].Path
 	sb, damaged, err := chooseSuperblock(path, copies)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(append(unread, err)...)
 	}
 	for _, i := range damaged {
 		if r.readOnly {
@@ -409,6 +405,7 @@ func (r *recovery) settle() error {
 			t.free()
 		}
 	}
+	clear(r.building)
 	return nil
 }
 
