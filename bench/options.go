@@ -29,7 +29,7 @@ type Options struct {
 	// Repetitions of each workload, alternating with its floor; 0: 3.
 	Repetitions int
 	// Full is how many percent of the pool the volume of the ingest workloads takes when all of it is mapped,
-	// 1 to 90; 0: 40. The fuller the pool, the shorter the runs of free blocks that updates go to.
+	// 1 to 90; 0: 25. The fuller the pool, the shorter the runs of free blocks that updates go to.
 	Full int
 	// Quick makes everything short: good enough to see that it works.
 	Quick bool
@@ -63,7 +63,7 @@ func (o *Options) fill() error {
 		o.Repetitions = 3
 	}
 	if o.Full == 0 {
-		o.Full = 40
+		o.Full = 25
 	}
 	if o.Progress == nil {
 		o.Progress = func(string) {}
