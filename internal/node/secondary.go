@@ -118,9 +118,9 @@ func serveSecondary(ctx context.Context, f *config.File, pool *engine.Pool, even
 	return errors.Join(ended(serving.Wait()), err)
 }
 
-// ended is nil for the ways in which serving ends when it was told to.
+// ended is nil for the ways in which serving ends when it was told to, perhaps before it had begun.
 func ended(err error) error {
-	if errors.Is(err, context.Canceled) || errors.Is(err, nbd.ErrServerClosed) {
+	if errors.Is(err, context.Canceled) || errors.Is(err, nbd.ErrServerClosed) || errors.Is(err, target.ErrClosed) {
 		return nil
 	}
 	return err
