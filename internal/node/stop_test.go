@@ -11,7 +11,9 @@ func TestStoppedAsItStarts(t *testing.T) {
 	for name, run := range map[string]func(context.Context, func()) error{
 		"secondary": func(ctx context.Context, ready func()) error { return Secondary(ctx, r.secondary("s1"), r.log, ready) },
 		"primary":   func(ctx context.Context, ready func()) error { return Primary(ctx, r.primary("p1"), r.log, ready) },
-		"manager":   func(ctx context.Context, ready func()) error { return Manager(ctx, r.manager("m1", "1s"), r.log, ready) },
+		"manager": func(ctx context.Context, ready func()) error {
+			return Manager(ctx, r.manager("m1", "1s"), r.log, ready)
+		},
 	} {
 		for range 30 {
 			ctx, cancel := context.WithCancel(t.Context())
