@@ -234,7 +234,7 @@ func (t *cgTable) lookup(b VBlock) (e entry, found bool) {
 		}
 	}
 	if len(t.zeroed) > 0 {
-		i, ok := slices.BinarySearchFunc(t.zeroed, b, func(r vrange, b VBlock) int {
+		_, ok := slices.BinarySearchFunc(t.zeroed, b, func(r vrange, b VBlock) int {
 			switch {
 			case b < r.first:
 				return 1
@@ -243,7 +243,6 @@ func (t *cgTable) lookup(b VBlock) (e entry, found bool) {
 			}
 			return 0
 		})
-		_ = i
 		return 0, ok
 	}
 	return 0, false

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 )
 
 // Checkpoint writes what the journal holds into the table area, so that the next open need not replay it.
@@ -90,5 +89,4 @@ func (p *Pool) run(opened chan<- error) {
 	opened <- nil
 	err := p.ctl.loop(func() bool { return p.stop })
 	p.err = errors.Join(err, p.shut())
-	runtime.KeepAlive(p)
 }

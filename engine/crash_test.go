@@ -262,6 +262,30 @@ func (h *history) check(devs *ringtest.Devices) (GroupState, error) {
 	return got, errors.Join(blocksAddUp(pool), pool.Close())
 }
 
+// recoverTwice recovers what a crash left, crashes again at once, and checks what is recovered then: it must be the same.
+func (h *history) recoverTwice(devs *ringtest.Devices) error {
+	pool, err := Open(devs, Options{Manual: true})
+	if err != nil {
+		return err
+	}
+	g, err := pool.Group("g")
+	if err != nil {
+		return err
+	}
+	first, err := g.State(context.Background())
+	if err := errors.Join(err, pool.shut()); err != nil {
+		return err
+	}
+	second, err := h.check(devs.Crash(ringtest.None))
+	if err != nil {
+		return err
+	}
+	if numbers(first) != second {
+		return fmt.Errorf("recovered %+v, and after another crash %+v", numbers(first), second)
+	}
+	return nil
+}
+
 // goOn finishes the CG that was held, so that it is shown to be whole.
 func (h *history) goOn(pool *Pool, g *Group, s GroupState) error {
 	if s.Complete == s.Final {
@@ -374,11 +398,9 @@ func TestReq08_CrashAnywhere(t *testing.T) {
 					if h.group == nil { // no volume was acknowledged yet
 						continue
 					}
-					first, err := h.check(after.Reopen())
-					if err != nil {
+					if err := h.recoverTwice(after.Reopen()); err != nil {
 						t.Fatalf("seed %d, %v %d: %v", seed, event, n, err)
 					}
-					_ = first
 				}
 			}
 			t.Logf("seed %d: %d crash points of kind %v", seed, points, event)
