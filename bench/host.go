@@ -13,11 +13,12 @@ import (
 
 // Host says on what a report was made. A value that could not be found out says so.
 type Host struct {
-	Kernel     string `json:"kernel"`
-	CPU        string `json:"cpu"`
-	CPUs       int    `json:"cpus"`
-	Memory     int64  `json:"memory_bytes"`
-	Go         string `json:"go"`
+	Kernel string `json:"kernel"`
+	CPU    string `json:"cpu"`
+	CPUs   int    `json:"cpus"`
+	Memory int64  `json:"memory_bytes"`
+	Go     string `json:"go"`
+	// Device and what follows: empty if every workload made devices of its own.
 	Device     string `json:"device"`
 	DeviceSize int64  `json:"device_bytes"`
 	Region     int64  `json:"region_bytes"`
@@ -29,9 +30,8 @@ type Host struct {
 
 const unknown = "not known"
 
-func describeHost(d *device) Host {
-	h := Host{Kernel: unknown, CPU: cpuModel(), CPUs: runtime.NumCPU(), Go: runtime.Version() + " " + runtime.GOOS + "/" + runtime.GOARCH,
-		Device: d.what, DeviceSize: d.size, Region: d.region(), SectorSize: d.info().SectorSize, Scheduler: d.scheduler()}
+func describeHost() Host {
+	h := Host{Kernel: unknown, CPU: cpuModel(), CPUs: runtime.NumCPU(), Go: runtime.Version() + " " + runtime.GOOS + "/" + runtime.GOARCH}
 	var u unix.Utsname
 	if unix.Uname(&u) == nil {
 		h.Kernel = unix.ByteSliceToString(u.Sysname[:]) + " " + unix.ByteSliceToString(u.Release[:])
@@ -40,10 +40,15 @@ func describeHost(d *device) Host {
 	if unix.Sysinfo(&s) == nil {
 		h.Memory = int64(s.Totalram) * int64(s.Unit)
 	}
+	return h
+}
+
+// describe adds the device that was measured on.
+func (h *Host) describe(d *device) {
+	h.Device, h.DeviceSize, h.Region, h.SectorSize, h.Scheduler = d.what, d.size, d.region(), d.info().SectorSize, d.scheduler()
 	if n := d.info().Notice; n != "" {
 		h.Notices = append(h.Notices, n)
 	}
-	return h
 }
 
 func cpuModel() string {
@@ -85,12 +90,20 @@ func (h *Host) lines() []hostLine {
 		{"cpu", fmt.Sprintf("%s, %d processors", h.CPU, h.CPUs)},
 		{"memory", fmt.Sprintf("%.1f GiB", float64(h.Memory)/(1<<30))},
 		{"go", h.Go},
-		{"device", fmt.Sprintf("%s, %.1f GiB, of which the first %.1f GiB are used", h.Device, float64(h.DeviceSize)/(1<<30), float64(h.Region)/(1<<30))},
-		{"scheduler", h.Scheduler},
-		{"sector-size", fmt.Sprint(h.SectorSize)},
+	}
+	if h.Device != "" {
+		lines = append(lines, h.deviceLines()...)
 	}
 	for _, n := range h.Notices {
 		lines = append(lines, hostLine{"notice", n})
 	}
 	return lines
+}
+
+func (h *Host) deviceLines() []hostLine {
+	return []hostLine{
+		{"device", fmt.Sprintf("%s, %.1f GiB, of which the first %.1f GiB are used", h.Device, float64(h.DeviceSize)/(1<<30), float64(h.Region)/(1<<30))},
+		{"scheduler", h.Scheduler},
+		{"sector-size", fmt.Sprint(h.SectorSize)},
+	}
 }

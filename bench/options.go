@@ -18,6 +18,8 @@ type Options struct {
 	Device string
 	// Loop makes a loop device for the run instead, with 4 KiB sectors and direct I/O: "tmpfs" has its
 	// backing file in memory, "disk" in Dir. Needs root.
+	// Workloads that make their devices themselves (see [NeedDevice]) make loop devices of this kind, too: in memory
+	// unless it is "disk".
 	Loop string
 	// Dir holds the backing file of a "disk" loop device; "": the folder for temporary files.
 	Dir string
@@ -33,6 +35,8 @@ type Options struct {
 	Full int
 	// Quick makes everything short: good enough to see that it works.
 	Quick bool
+	// Command runs farside: the program and its first arguments, for workloads that start whole controls as processes.
+	Command []string
 	// Kind of queue; zero: io_uring or nothing.
 	Kind ring.Kind
 	// Profile, if not empty, is cpu, mem, mutex, block or trace: a profile of the workloads, floors
@@ -89,7 +93,7 @@ func (o *Options) check() error {
 		return fmt.Errorf("bench: pool %d %% full: want 1 to 90", o.Full)
 	case o.Size != 0 && (o.Size < minSize || o.Size%engine.BlockSize != 0):
 		return fmt.Errorf("bench: size of %d bytes: want at least %d (512 MiB), a multiple of %d", o.Size, minSize, engine.BlockSize)
-	case (o.Device == "") == (o.Loop == ""):
+	case o.Device != "" && o.Loop != "" || o.Device == "" && o.Loop == "" && NeedDevice(o.Names):
 		return errors.New("bench: name one device to measure on: either --device PATH or --loop tmpfs|disk")
 	case o.Loop != "" && o.Loop != loopMemory && o.Loop != loopDisk:
 		return fmt.Errorf("bench: loop device on %q: want %s or %s", o.Loop, loopMemory, loopDisk)

@@ -14,15 +14,17 @@ type workload struct {
 	// what is one line for people.
 	what string
 	run  func(ctx context.Context, r *run) ([]Result, error)
+	// own: it makes its devices itself, and has no use for the run's.
+	own bool
 }
 
 // workloads in the order in which they run.
 var workloads = []workload{
-	{"floors", "what the bare device and the bare processor can do", runFloors},
-	{"ingest", "random 4 KiB updates in process, a CG linked and released every second", runIngest},
-	{"amplification", "device bytes per payload byte over 30 s, journal and checkpoints included", runAmplification},
-	{"link", "LINK and REVERT of small and large CGs, end to end", runLink},
-	{"reads", "random 4 KiB reads in process", runReads},
+	{"floors", "what the bare device and the bare processor can do", runFloors, false},
+	{"ingest", "random 4 KiB updates in process, a CG linked and released every second", runIngest, false},
+	{"amplification", "device bytes per payload byte over 30 s, journal and checkpoints included", runAmplification, false},
+	{"link", "LINK and REVERT of small and large CGs, end to end", runLink, false},
+	{"reads", "random 4 KiB reads in process", runReads, false},
 }
 
 // Names lists the workloads.
@@ -40,6 +42,14 @@ func Describe(name string) string {
 		return w.what
 	}
 	return ""
+}
+
+// NeedDevice says whether any of these workloads measures on a device that the caller names or has made.
+func NeedDevice(names []string) bool {
+	return slices.ContainsFunc(names, func(n string) bool {
+		w, err := find(n)
+		return err != nil || !w.own // "all" among them
+	})
 }
 
 func find(name string) (workload, error) {

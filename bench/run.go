@@ -10,7 +10,7 @@ import (
 // run is what a workload gets.
 type run struct {
 	o   Options
-	dev *device
+	dev *device // nil if only workloads with devices of their own run
 }
 
 func (r *run) progress(format string, args ...any) { r.o.Progress(fmt.Sprintf(format, args...)) }
@@ -25,13 +25,16 @@ func Run(ctx context.Context, o Options) (rep Report, err error) {
 	if err := o.fill(); err != nil {
 		return rep, err
 	}
-	o.Progress("prepare the device: everything in the region that is measured is overwritten")
-	dev, err := openDevice(ctx, o)
-	if err != nil {
-		return rep, fmt.Errorf("bench: %w", err)
+	rep.Host = describeHost()
+	var dev *device
+	if NeedDevice(o.Names) {
+		o.Progress("prepare the device: everything in the region that is measured is overwritten")
+		if dev, err = openDevice(ctx, o); err != nil {
+			return rep, fmt.Errorf("bench: %w", err)
+		}
+		defer func() { err = errors.Join(err, dev.close()) }()
+		rep.Host.describe(dev)
 	}
-	defer func() { err = errors.Join(err, dev.close()) }()
-	rep.Host = describeHost(dev)
 	stop, err := startProfile(o)
 	if err != nil {
 		return rep, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -98,6 +99,9 @@ func (b *benchFlags) apply(o *bench.Options) error {
 		}
 		return nil
 	}
+	if len(b.devices) == 0 && !bench.NeedDevice(o.Names) {
+		return nil
+	}
 	if len(b.devices) != 1 {
 		return usage("name it with --device, or give --loop tmpfs", "a benchmark needs one device, not %d", len(b.devices))
 	}
@@ -113,7 +117,13 @@ func describeWorkloads() string {
 	return strings.TrimRight(b.String(), "\n")
 }
 
+// runBench runs this program again for each role where a workload wants whole controls.
 func runBench(ctx context.Context, o bench.Options) (result, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find this program, to run it again for each role: %w", err)
+	}
+	o.Command = []string{self}
 	r, err := bench.Run(ctx, o)
 	return benchReport{r}, err
 }
