@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -294,14 +295,16 @@ func (c *cluster) seen() int {
 	return len(all)
 }
 
-// decisions lists the CGs that the manager decided, 0 first.
+// decisions lists the CGs that the manager decided, 0 first. A manager that was killed between the decision and its
+// audit entry leaves the entry to the next one, whose plan at the start then is to go forward.
 func (c *cluster) decisions() []uint64 {
 	c.t.Helper()
 	all, err := c.entries()
 	check(c.t, err)
 	cgs := []uint64{0}
 	for _, e := range all {
-		if e.Kind == manager.EntryDecided && e.CG > cgs[len(cgs)-1] {
+		decided := e.Kind == manager.EntryDecided || e.Kind == manager.EntryFinal || e.Kind == manager.EntryPlan && strings.HasPrefix(e.Did, "forward")
+		if decided && e.CG > cgs[len(cgs)-1] {
 			cgs = append(cgs, e.CG)
 		}
 	}
