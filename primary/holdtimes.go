@@ -3,15 +3,19 @@ package primary
 import (
 	"slices"
 	"time"
+
+	"github.com/farside-storage/farside/wire"
 )
 
-// holdTimes keeps the newest hold times.
+// holdTimes keeps the newest hold times, and counts all.
 type holdTimes struct {
-	samples [1024]time.Duration
-	n       uint64 // ever added
+	samples   [1024]time.Duration
+	n         uint64 // ever added
+	histogram wire.HoldHistogram
 }
 
 func (h *holdTimes) add(d time.Duration) {
+	h.histogram.Add(d)
 	h.samples[h.n%uint64(len(h.samples))] = d
 	h.n++
 }

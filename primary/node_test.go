@@ -156,6 +156,9 @@ func TestNodeReplicatesUnderLoad(t *testing.T) {
 	if h := s.Groups[0].Hold; h.Holds != 9 || h.Max == 0 || h.P99 > h.Max {
 		t.Errorf("hold times %+v", h)
 	}
+	if h := s.Groups[0].HoldHistogram; h.Holds() != 9 || h.Quantile(1) < s.Groups[0].Hold.Max {
+		t.Errorf("histogram %+v", h.Buckets())
+	}
 }
 
 func writeRandomly(t *testing.T, n *testNode, r *rand.Rand, stop chan struct{}) {

@@ -129,6 +129,9 @@ func TestHoldWaitsForWritesInProgressAndKeepsNewOnesBack(t *testing.T) {
 	if h := w.core.Status().Groups[0].Hold; h.Max != 10*time.Millisecond || h.Holds != 2 {
 		t.Fatalf("hold times %+v", h)
 	}
+	if h := w.core.Status().Groups[0].HoldHistogram; h.Holds() != 2 || h.Quantile(1) != 10240*time.Microsecond {
+		t.Fatalf("%d holds in the histogram, the longest up to %v", h.Holds(), h.Quantile(1))
+	}
 }
 
 func TestHoldTimeoutThawsAndLateThawIsRefused(t *testing.T) {

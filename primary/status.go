@@ -1,6 +1,10 @@
 package primary
 
-import "time"
+import (
+	"time"
+
+	"github.com/farside-storage/farside/wire"
+)
 
 // Status is the state of a primary control, for people and scripts. A value that is not known is left
 // out or zero, never guessed.
@@ -13,19 +17,21 @@ type Status struct {
 
 // GroupStatus is the state of one group on this node.
 type GroupStatus struct {
-	Name        string             `json:"name"`
-	Epoch       uint64             `json:"epoch"`
-	Manager     string             `json:"manager,omitempty"`     // that leads the group; left out if not known
-	Open        uint64             `json:"open_cg"`               // 0: no manager has said yet
-	Final       uint64             `json:"final_cg"`              // newest known
-	Cut         uint64             `json:"cut_cg,omitempty"`      // cut, not final yet
-	Drained     bool               `json:"drained"`               // Cut was sent as a whole
-	Lost        uint64             `json:"lost_cg,omitempty"`     // waits for the manager to open another one
-	LostReason  string             `json:"lost_reason,omitempty"` //
-	Held        bool               `json:"held"`
-	Hold        HoldTimes          `json:"hold"`
-	Volumes     []VolumeStatus     `json:"volumes"`
-	Connections []ConnectionStatus `json:"connections"`
+	Name       string    `json:"name"`
+	Epoch      uint64    `json:"epoch"`
+	Manager    string    `json:"manager,omitempty"`     // that leads the group; left out if not known
+	Open       uint64    `json:"open_cg"`               // 0: no manager has said yet
+	Final      uint64    `json:"final_cg"`              // newest known
+	Cut        uint64    `json:"cut_cg,omitempty"`      // cut, not final yet
+	Drained    bool      `json:"drained"`               // Cut was sent as a whole
+	Lost       uint64    `json:"lost_cg,omitempty"`     // waits for the manager to open another one
+	LostReason string    `json:"lost_reason,omitempty"` //
+	Held       bool      `json:"held"`
+	Hold       HoldTimes `json:"hold"`
+	// HoldHistogram has every hold since the start of this control.
+	HoldHistogram wire.HoldHistogram `json:"hold_histogram"`
+	Volumes       []VolumeStatus     `json:"volumes"`
+	Connections   []ConnectionStatus `json:"connections"`
 }
 
 // Mode says how changes of the open CG reach a secondary.
@@ -89,7 +95,7 @@ func (c *Core) Status() Status {
 
 func (c *Core) groupStatus(g *group) GroupStatus {
 	gs := GroupStatus{Name: g.name, Epoch: g.epoch, Manager: g.leader, Open: g.open, Final: g.final, Cut: g.lastCut, Drained: g.drained,
-		Lost: g.lost, LostReason: g.lostReason, Held: g.hold != holdNone, Hold: g.holds.summary()}
+		Lost: g.lost, LostReason: g.lostReason, Held: g.hold != holdNone, Hold: g.holds.summary(), HoldHistogram: g.holds.histogram}
 	gs.Hold.Expired = g.expired
 	for _, v := range g.volumes {
 		gs.Volumes = append(gs.Volumes, v.status())
