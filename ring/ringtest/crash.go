@@ -56,7 +56,7 @@ func (d *Devices) crash() {
 	if d.crashed {
 		return
 	}
-	d.crashed = true
+	d.crashed, d.arrived = true, d.seq
 	var flying []*request
 	for _, q := range d.queues {
 		for _, i := range q.flying {
@@ -129,12 +129,17 @@ func Prefix(rng *rand.Rand, sectors []Uncertain) []int {
 	return upTo(sectors, seqs[last])
 }
 
-// AllButOne loses one change, or one sector of it, and nothing else.
+// AllButOne loses one change that nothing later covers, or one sector of it, and nothing else.
 func AllButOne(rng *rand.Rand, sectors []Uncertain) []int {
-	seqs := changes(sectors)
-	if len(seqs) == 0 {
+	if len(sectors) == 0 {
 		return nil
 	}
+	var seqs []uint64
+	for i := range sectors {
+		seqs = append(seqs, sectors[i].Seqs[len(sectors[i].Seqs)-1])
+	}
+	slices.Sort(seqs)
+	seqs = slices.Compact(seqs)
 	lost := seqs[rng.IntN(len(seqs))]
 	whole := rng.IntN(2) == 0
 	choice := All(rng, sectors)
@@ -191,6 +196,22 @@ func (d *Devices) Crash(p Policy) *Devices {
 	return d.image(sectors, p(d.rng, sectors))
 }
 
+// Restart is Crash for the last time: the receiver must not be used any more, as its contents are handed over, not copied.
+func (d *Devices) Restart(p Policy) *Devices {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.crash()
+	sectors := d.uncertain()
+	choice := p(d.rng, sectors)
+	n := d.successor()
+	n.disks = d.disks
+	for _, k := range n.disks {
+		k.log, k.stats = k.log[:0], Stats{}
+	}
+	n.settle(sectors, choice)
+	return n
+}
+
 // Uncertain ends this incarnation and lists the sectors in doubt, in the order of their places.
 func (d *Devices) Uncertain() []Uncertain {
 	d.mu.Lock()
@@ -217,21 +238,65 @@ func (d *Devices) uncertain() []Uncertain {
 	return list
 }
 
-func (d *Devices) image(sectors []Uncertain, choice []int) *Devices {
+// Reset ends this incarnation, if that has not happened yet, and gives devices as they are after a reset without
+// loss of power: reads see the versions that p chose, those above are gone, and what was not durable is still not. It may be
+// called several times, for several futures of the same devices.
+func (d *Devices) Reset(p Policy) *Devices {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.crash()
+	sectors := d.uncertain()
+	return d.warm(sectors, p(d.rng, sectors))
+}
+
+// Kill is [Devices.Reset] after the death of the process: the devices hold what had completed, and of what was in flight any
+// part. The next incarnation reads it, and may lose it with the power.
+func (d *Devices) Kill() *Devices {
+	return d.Reset(func(rng *rand.Rand, sectors []Uncertain) []int {
+		least := upTo(sectors, d.arrived)
+		for i := range sectors {
+			least[i] += rng.IntN(len(sectors[i].Seqs) - least[i])
+		}
+		return least
+	})
+}
+
+func (d *Devices) warm(sectors []Uncertain, choice []int) *Devices {
 	n := d.successor()
 	for _, k := range d.disks {
 		n.disks = append(n.disks, k.clone())
 	}
 	for i, u := range sectors {
 		k := n.disks[u.Device]
-		k.keep(k.find(u.Off/int64(k.size)), choice[i])
+		s := k.find(u.Off / int64(k.size))
+		s.later = s.later[:choice[i]]
+	}
+	for _, k := range n.disks {
+		k.relog()
 	}
 	return n
 }
 
+func (d *Devices) image(sectors []Uncertain, choice []int) *Devices {
+	n := d.successor()
+	for _, k := range d.disks {
+		n.disks = append(n.disks, k.clone())
+	}
+	n.settle(sectors, choice)
+	return n
+}
+
+// settle leaves the chosen versions of sectors, and no others.
+func (d *Devices) settle(sectors []Uncertain, choice []int) {
+	for i, u := range sectors {
+		k := d.disks[u.Device]
+		k.keep(k.find(u.Off/int64(k.size)), choice[i])
+	}
+}
+
 // Crashes ends this incarnation and goes through outcomes of the crash, with a name for each: every possible
 // one, if there are no more than most; else none, all, and as many prefixes, all-but-ones and random ones
-// as make most.
+// in turn as make most, which then is at least 4.
 func (d *Devices) Crashes(most int) iter.Seq2[string, *Devices] {
 	sectors := d.Uncertain()
 	return func(yield func(string, *Devices) bool) {
@@ -239,7 +304,7 @@ func (d *Devices) Crashes(most int) iter.Seq2[string, *Devices] {
 			d.enumerate(sectors, yield)
 			return
 		}
-		d.sample(most, yield)
+		d.sample(max(most, 4), yield)
 	}
 }
 
@@ -283,7 +348,7 @@ func (d *Devices) sample(most int, yield func(string, *Devices) bool) {
 		policy Policy
 	}{{"prefix", Prefix}, {"all but one", AllButOne}, {"random", Random}}
 	for i := 2; i < most; i++ {
-		c := named[i%len(named)]
+		c := named[(i-2)%len(named)]
 		if !yield(fmt.Sprintf("%s, sample %d", c.name, i), d.Crash(c.policy)) {
 			return
 		}

@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"sync"
 
+	"github.com/cespare/xxhash/v2"
+
 	"github.com/farside-storage/farside/ring"
 )
 
@@ -31,7 +33,38 @@ type Options struct {
 	Seed uint64
 	// Blocking: Reap with nothing in flight sleeps until Wake, instead of returning 0.
 	Blocking bool
+	// Memory holds what is written; nil means Go's heap.
+	Memory *Memory
 }
+
+// Memory is memory for the contents of devices that is used again by later ones: a campaign of many short
+// simulations would else spend its time on allocation. All devices that share one, and their successors, must be used
+// from one goroutine.
+type Memory struct {
+	slabs [][]byte
+	used  int
+}
+
+// slab gives n bytes of arbitrary contents; always the same n for one Memory, or it wastes what it has.
+func (m *Memory) slab(n int) []byte {
+	if m == nil {
+		return make([]byte, n)
+	}
+	for m.used < len(m.slabs) && len(m.slabs[m.used]) < n {
+		m.used++
+	}
+	if m.used == len(m.slabs) {
+		m.slabs = append(m.slabs, make([]byte, max(n, slabBytes)))
+	}
+	m.used++
+	return m.slabs[m.used-1][:n]
+}
+
+// slabBytes holds 64 sectors of the larger kind.
+const slabBytes = 64 * 4096
+
+// Reset takes all memory back. No device that has used it may be used any more.
+func (m *Memory) Reset() { m.used = 0 }
 
 // Devices is a set of simulated devices in one incarnation: from its making to a crash.
 // Safe for use from several goroutines, though only a single one makes it deterministic.
@@ -46,6 +79,7 @@ type Devices struct {
 	counts  [eventCount]uint64
 	crashAt [eventCount]uint64 // 0: never
 	crashed bool
+	arrived uint64 // seq at the crash: what is above it was in flight
 	closed  bool
 	// seq numbers changes of contents over all disks, in the order in which they were applied.
 	seq uint64
@@ -60,7 +94,7 @@ func New(o Options, specs ...Spec) (*Devices, error) {
 			return nil, err
 		}
 		d.infos = append(d.infos, info)
-		d.disks = append(d.disks, newDisk(info.SectorSize))
+		d.disks = append(d.disks, newDisk(info.SectorSize, o.Memory))
 	}
 	return d, nil
 }
@@ -158,6 +192,19 @@ func (d *Devices) ReadAt(device int, p []byte, off int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.disks[device].readBytes(p, off)
+}
+
+// Digest is a checksum of all that reads see, past queues and faults: devices that hold the same have the same.
+func (d *Devices) Digest() uint64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var h xxhash.Digest
+	h.Reset()
+	for i, k := range d.disks {
+		h.Write([]byte{byte(i)})
+		k.digest(&h)
+	}
+	return h.Sum64()
 }
 
 // WriteAt stores p durably, past all queues and faults: for planting damage.

@@ -1,8 +1,13 @@
 package ringtest
 
 import (
+	"cmp"
+	"encoding/binary"
+	"math"
 	"math/rand/v2"
 	"slices"
+
+	"github.com/cespare/xxhash/v2"
 )
 
 // pageSectors is how many sectors one entry of the sparse map holds.
@@ -16,6 +21,8 @@ type disk struct {
 	log []logged
 	// free are buffers of one sector for reuse.
 	free  [][]byte
+	mem   *Memory // where more of them come from; nil: the heap
+	row   []byte  // one sector, for readBytes
 	gone  bool
 	stats Stats
 }
@@ -34,6 +41,8 @@ type version struct {
 	seq  uint64
 	// shared: other incarnations hold the bytes too, so they must not be reused.
 	shared bool
+	// lost: the flush that should have covered it failed. No later flush makes it durable.
+	lost bool
 }
 
 type logged struct {
@@ -41,8 +50,8 @@ type logged struct {
 	sector *sector
 }
 
-func newDisk(sectorSize int) *disk {
-	return &disk{size: sectorSize, pages: make(map[int64]*page)}
+func newDisk(sectorSize int, m *Memory) *disk {
+	return &disk{size: sectorSize, pages: make(map[int64]*page), mem: m}
 }
 
 // newest is what a read sees.
@@ -126,8 +135,8 @@ func (k *disk) keep(s *sector, i int) {
 	s.base, s.later = all[i], nil
 }
 
-// lose is what a failed flush does: no version up to seq can be relied on. Any of them may be what the
-// sector holds from now on.
+// lose is what a failed flush does: no version up to seq can be relied on. For each sector either reads show at once what is left of it, which
+// may be any of them; or they go on as if nothing had happened, while no later flush makes what they show durable.
 func (k *disk) lose(seq uint64, rng *rand.Rand) {
 	for _, l := range k.log {
 		if l.seq > seq {
@@ -137,8 +146,14 @@ func (k *disk) lose(seq uint64, rng *rand.Rand) {
 		for n < len(l.sector.later) && l.sector.later[n].seq <= seq {
 			n++
 		}
-		if n == 0 {
+		if n == 0 || l.sector.later[n-1].lost {
 			continue // another entry of the log named the same sector
+		}
+		if rng.Uint32()&1 == 0 {
+			for i := range n {
+				l.sector.later[i].lost = true
+			}
+			continue
 		}
 		later := slices.Clone(l.sector.later[n:])
 		l.sector.later = l.sector.later[:n]
@@ -151,7 +166,7 @@ func (k *disk) lose(seq uint64, rng *rand.Rand) {
 // buffer is memory for one sector; its contents are arbitrary.
 func (k *disk) buffer() []byte {
 	if len(k.free) == 0 {
-		slab := make([]byte, 64*k.size)
+		slab := k.mem.slab(64 * k.size)
 		for ; len(slab) > 0; slab = slab[k.size:] {
 			k.free = append(k.free, slab[:k.size:k.size])
 		}
@@ -193,10 +208,12 @@ func (k *disk) touched(first, end int64) []int64 {
 
 // readBytes copies any bytes, aligned or not.
 func (k *disk) readBytes(p []byte, off int64) {
-	buf := make([]byte, k.size)
+	if k.row == nil {
+		k.row = make([]byte, k.size)
+	}
 	for len(p) > 0 {
-		k.load(buf, off/int64(k.size))
-		n := copy(p, buf[off%int64(k.size):])
+		k.load(k.row, off/int64(k.size))
+		n := copy(p, k.row[off%int64(k.size):])
 		p, off = p[n:], off+int64(n)
 	}
 }
@@ -220,7 +237,7 @@ func (k *disk) plant(p []byte, off int64) {
 
 // clone is an independent copy, in which bytes are shared until they are overwritten.
 func (k *disk) clone() *disk {
-	n := newDisk(k.size)
+	n := newDisk(k.size, k.mem)
 	n.gone = k.gone
 	for i, p := range k.pages {
 		c := new(page)
@@ -231,6 +248,32 @@ func (k *disk) clone() *disk {
 		n.pages[i] = c
 	}
 	return n
+}
+
+// relog makes the log of a clone, from its chains.
+func (k *disk) relog() {
+	k.log = k.log[:0]
+	for _, i := range k.touched(0, math.MaxInt64) {
+		s := k.find(i)
+		for _, v := range s.later {
+			if !v.lost {
+				k.log = append(k.log, logged{v.seq, s})
+			}
+		}
+	}
+	slices.SortStableFunc(k.log, func(a, b logged) int { return cmp.Compare(a.seq, b.seq) })
+}
+
+// digest adds to h what reads see.
+func (k *disk) digest(h *xxhash.Digest) {
+	var at [8]byte
+	for _, i := range k.touched(0, math.MaxInt64) {
+		if v := k.find(i).newest(); v.data != nil {
+			binary.LittleEndian.PutUint64(at[:], uint64(i))
+			h.Write(at[:])
+			h.Write(v.data)
+		}
+	}
 }
 
 func (s *sector) share() {

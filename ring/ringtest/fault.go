@@ -11,7 +11,7 @@ type FaultKind uint8
 const (
 	// Fails: the request ends with an error (Fault.Err). A write leaves each of its sectors old or
 	// new; a failed flush leaves each sector that it should have covered with any version since it was last
-	// durable, and a later flush does not bring the others back.
+	// durable, seen at once or only after the next crash, and a later flush that ends well changes nothing about that.
 	Fails FaultKind = iota + 1
 	// Short: a read or write moves only a part of its sectors, possibly none, and ends with [ring.ErrShort].
 	Short
