@@ -13,12 +13,25 @@ import (
 const linkRounds = 200
 
 func runLink(ctx context.Context, r *run) ([]Result, error) {
-	var out []Result
+	return r.linkBoth(ctx, "link", "P6", func(link, _ float64) float64 { return link })
+}
+
+func runRevert(ctx context.Context, r *run) ([]Result, error) {
+	return r.linkBoth(ctx, "revert", "P7", func(_, revert float64) float64 { return revert })
+}
+
+// linkBoth measures a small and a large CG. LINK and REVERT take turns, so that there is always one to do; which
+// says which of the two is asked for.
+func (r *run) linkBoth(ctx context.Context, name, goal string, which func(link, revert float64) float64) (out []Result, err error) {
 	for _, n := range []uint64{1e3, 1e6} {
 		err := inOwnThread(func() error {
-			results, err := r.link(ctx, n)
-			out = append(out, results...)
-			return err
+			x, err := r.link(ctx, n, which)
+			if err != nil {
+				return err
+			}
+			x.Name, x.Goal = fmt.Sprintf("%s/%d", name, n), goal
+			out = append(out, result(x, x.Repetitions))
+			return nil
 		})
 		if err != nil {
 			return out, err
@@ -28,39 +41,24 @@ func runLink(ctx context.Context, r *run) ([]Result, error) {
 }
 
 // link times LINK and REVERT of a CG with n updates, each with a floor measured beside the open pool.
-func (r *run) link(ctx context.Context, n uint64) (out []Result, err error) {
+func (r *run) link(ctx context.Context, n uint64, which func(link, revert float64) float64) (x Result, err error) {
 	s, err := openSession(r.dev, 4*n, 0)
 	if err != nil {
-		return nil, err
+		return x, err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
 	note, err := s.completeOne(ctx, n)
 	if err != nil {
-		return nil, err
+		return x, err
 	}
-	var reverts []float64
-	var floors []float64
 	reps, err := r.alternate(ctx, func() (float64, error) {
 		m, err := r.durableFloor(ctx, min(r.floorTime(), time.Second))
-		floors = append(floors, m.nsPerOp()/1e3)
 		return m.nsPerOp() / 1e3, err
 	}, func() (float64, error) {
 		link, revert, err := s.timeLinks(ctx)
-		reverts = append(reverts, revert)
-		return link, err
+		return which(link, revert), err
 	})
-	if err != nil {
-		return nil, err
-	}
-	var back []Repetition
-	for i, v := range reverts {
-		back = append(back, Repetition{Value: v, Floor: (floors[i] + floors[i+1]) / 2})
-	}
-	floor := "one 4 KiB write and one flush, one after the other"
-	return []Result{
-		result(Result{Name: fmt.Sprintf("link/%d", n), Goal: "P6", Unit: "us", FloorName: floor, Target: atMost(3), Notes: note}, reps),
-		result(Result{Name: fmt.Sprintf("revert/%d", n), Goal: "P7", Unit: "us", FloorName: floor, Target: atMost(3), Notes: note}, back),
-	}, nil
+	return Result{Unit: "us", FloorName: "one 4 KiB write and one flush, one after the other", Target: atMost(3), Notes: note, Repetitions: reps}, err
 }
 
 // completeOne makes a CG of n updates complete, and leaves it so: nothing commits it.

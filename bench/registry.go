@@ -22,8 +22,14 @@ type workload struct {
 var workloads = []workload{
 	{"floors", "what the bare device and the bare processor can do", runFloors, false},
 	{"ingest", "random 4 KiB updates in process, a CG linked and released every second", runIngest, false},
+	{"wire", "the same updates from another process over TCP on loopback", runWire, false},
 	{"amplification", "device bytes per payload byte over 30 s, journal and checkpoints included", runAmplification, false},
-	{"link", "LINK and REVERT of small and large CGs, end to end", runLink, false},
+	{"link", "LINK of small and large CGs, end to end", runLink, false},
+	{"revert", "REVERT of the same", runRevert, false},
+	{"memory", "bytes for each mapped block, and for each update of an open CG", runMemory, false},
+	{"recovery", "start after a crash, beside one sequential read of pointer tables and journal", runRecovery, false},
+	{"growth", "updates of a volume of 4 TiB beside one of 4 GiB", runGrowth, false},
+	{"alloc", "the allocator alone: reserve, take, release", runAlloc, true},
 	{"reads", "random 4 KiB reads in process", runReads, false},
 }
 

@@ -12,6 +12,13 @@ import (
 	"github.com/farside-storage/farside/engine"
 )
 
+// What a session's pool, group and volume are called.
+const (
+	poolName   = "farside-bench"
+	groupName  = "bench"
+	volumeName = "volume"
+)
+
 const (
 	// cutEvery is the interval of CGs that the goals ask for.
 	cutEvery = time.Second
@@ -44,6 +51,7 @@ type session struct {
 	turned   chan struct{} // a CG became final, or failed is set
 	failed   atomic.Pointer[error]
 	ended    chan struct{}
+	onFinal  func(cg uint64)
 	hold     atomic.Bool // complete CGs are not committed from now on
 	held     atomic.Bool // one such became complete
 
@@ -79,14 +87,29 @@ func journalBytes(device int64) int64 {
 	return max(device/50, min(two, device/8)) / engine.BlockSize * engine.BlockSize
 }
 
+// sessionOptions say what pool and volume a session has.
+type sessionOptions struct {
+	blocks uint64 // of the volume; 0: so many that it fills full percent of the pool
+	full   int
+	// virtual is how many bytes of densely written volumes the table area can describe; 0: what engine chooses.
+	virtual int64
+	// onFinal, if set, is told of each CG that became final, by the committer.
+	onFinal func(cg uint64)
+}
+
 // openSession formats the device, opens the pool and makes a volume of so many blocks; 0: so many
 // that it fills full percent of the pool.
-func openSession(d *device, blocks uint64, full int) (s *session, err error) {
+func openSession(d *device, blocks uint64, full int) (*session, error) {
+	return newSession(d, sessionOptions{blocks: blocks, full: full})
+}
+
+func newSession(d *device, o sessionOptions) (s *session, err error) {
 	devs := d.forPool()
-	if _, err := engine.Format(devs, engine.FormatOptions{Name: "farside-bench", JournalBytes: journalBytes(devs.Info()[0].Size)}); err != nil {
+	format := engine.FormatOptions{Name: poolName, JournalBytes: journalBytes(devs.Info()[0].Size), VirtualBytes: o.virtual}
+	if _, err := engine.Format(devs, format); err != nil {
 		return nil, err
 	}
-	s = &session{cg: 1, rng: newRandom(3), complete: make(chan uint64, 64),
+	s = &session{cg: 1, rng: newRandom(3), onFinal: o.onFinal, complete: make(chan uint64, 64),
 		turned: make(chan struct{}, 1), ended: make(chan struct{})}
 	s.pay.rng = newRandom(4)
 	s.pool, err = engine.Open(devs, engine.Options{
@@ -97,8 +120,8 @@ func openSession(d *device, blocks uint64, full int) (s *session, err error) {
 		return nil, err
 	}
 	s.poolBlocks = s.pool.FreeBlocks()
-	if s.blocks = blocks; blocks == 0 {
-		s.blocks = s.poolBlocks * uint64(full) / 100 / pieceBlocks * pieceBlocks
+	if s.blocks = o.blocks; s.blocks == 0 {
+		s.blocks = s.poolBlocks * uint64(o.full) / 100 / pieceBlocks * pieceBlocks
 	}
 	s.sample = make([]uint64, s.blocks/sampleEvery+1)
 	if err := s.openVolume(); err != nil {
@@ -109,7 +132,7 @@ func openSession(d *device, blocks uint64, full int) (s *session, err error) {
 }
 
 func (s *session) openVolume() (err error) {
-	if s.vol, err = s.pool.CreateVolume(context.Background(), "bench", "volume", s.blocks*engine.BlockSize); err != nil {
+	if s.vol, err = s.pool.CreateVolume(context.Background(), groupName, volumeName, s.blocks*engine.BlockSize); err != nil {
 		return err
 	}
 	s.group = s.vol.Group()
@@ -154,6 +177,9 @@ func (s *session) commit() {
 		}
 		s.final.Store(cg)
 		s.turn()
+		if s.onFinal != nil {
+			s.onFinal(cg)
+		}
 	}
 }
 
@@ -309,9 +335,19 @@ func (s *session) verify() error {
 	return nil
 }
 
+// closeWriter lets another writer have the volume.
+func (s *session) closeWriter() error {
+	if s.w == nil {
+		return nil
+	}
+	err := s.w.Close()
+	s.w = nil
+	return err
+}
+
 // close ends the session. What is not sealed is forgotten.
 func (s *session) close() error {
-	err := errors.Join(s.w.Close(), s.pool.Close())
+	err := errors.Join(s.closeWriter(), s.pool.Close())
 	close(s.complete)
 	<-s.ended
 	return err

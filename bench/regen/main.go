@@ -29,6 +29,13 @@ const (
 )
 
 func main() {
+	if assisted, err := bench.Assist(); assisted {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "regen:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := regenerate(ctx); err != nil {

@@ -11,12 +11,23 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/farside-storage/farside/bench"
 )
 
 func main() {
+	// Some workloads of "farside bench" run in a second process of this program.
+	if assisted, err := bench.Assist(); assisted {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "farside bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// From the first signal on the default action is back: a second one kills.
 	context.AfterFunc(ctx, stop)
