@@ -52,6 +52,21 @@ func (t *table) set(b VBlock, e entry) {
 	t.dirty[page/64] |= 1 << (page % 64)
 }
 
+// used says whether an entry was ever set.
+func (t *table) used() bool {
+	for _, w := range t.dirty {
+		if w != 0 {
+			return true
+		}
+	}
+	for _, p := range t.pair {
+		if p != 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // takeDirty returns the numbers of the dirty pages in ascending order and marks them clean.
 func (t *table) takeDirty() []uint32 {
 	var pages []uint32

@@ -22,6 +22,23 @@ type Volume struct {
 	writer atomic.Pointer[Writer]
 }
 
+// ID tells the volume from all others of its pool, for good: one that is deleted and made again under its name has another.
+func (v *Volume) ID() uint32 { return v.id }
+
+// Holds says whether a final CG has put anything into the volume since it was made; if not, all of it reads as zeros. What was
+// put there and overwritten by zeros counts too.
+func (v *Volume) Holds(ctx context.Context) (bool, error) {
+	var holds atomic.Bool // ctx may end while the control loop is answering
+	err := v.pool.call(ctx, func(reply func(error)) {
+		final := v.group.final.Load()
+		if v.slot < len(final.vols) && final.vols[v.slot].vol == v {
+			holds.Store(len(final.vols[v.slot].layers) > 0 || v.table.used())
+		}
+		reply(v.pool.failed())
+	})
+	return holds.Load(), err
+}
+
 // Name of the volume, unique in its group.
 func (v *Volume) Name() string { return v.name }
 

@@ -30,10 +30,11 @@ func benchCoreWrite(b *testing.B, seal bool) {
 	c.volumes[0].intent.marked.setAll()
 	c.Manage(1, &wire.Open{Command: wire.Command{Group: "g", CG: 1}})
 	c.volumes[0].replicas[0].open.reset()
-	if err := c.Attached(0, wire.Attached{Window: 1 << 30}); err != nil {
+	if err := c.Attached(0, wire.Attached{Window: 1 << 30, Volumes: []wire.VolumeState{{Identity: wire.UUID{1}}}}); err != nil {
 		b.Fatal(err)
 	}
 	c.volumes[0].replicas[0].open.reset()
+	c.conns[0].unnoted = false
 	data := allocHeap(BlockSize)
 	ios := make([]*IO, depth)
 	for i := range ios {

@@ -43,6 +43,9 @@ type CoreOptions struct {
 	// 30 s. It keeps a region that is written all the time from being marked and cleared for
 	// every CG, each time with a synchronous write of the log.
 	IntentLinger time.Duration
+	// Overwrite lists identities of volumes on secondaries that may be overwritten by a first copy although they hold something
+	// that this primary knows nothing of: an operator said so. Of others the primary keeps its hands off.
+	Overwrite []wire.UUID
 	// Alloc makes memory for a read or a read-modify-write: n bytes (a multiple of BlockSize, at most
 	// a host request rounded up), aligned to 4096, with one reference. Nil means Go's heap.
 	Alloc func(n int) Payload
@@ -159,7 +162,11 @@ type replica struct {
 	cut    *bitmap // catch-up bits of the CG that is cut and not drained
 	cursor uint64  // where the search for catch-up bits goes on
 	synced bool    // the secondary once had the whole volume, in a final CG
-	fullCG uint64  // not synced: the CG that has every block, 0 none
+	// identity is of the volume there that this primary copies to; zero: none yet. noted is what the write-intent log
+	// says durably, noting what it will once the write in progress is durable.
+	identity, noted, noting wire.UUID
+	whole                   string // why the whole volume is copied; "" once that is final
+	fullCG                  uint64 // not synced: the CG that has every block, 0 none
 	// fullEpoch is the epoch in which fullCG was opened.
 	fullEpoch uint64
 }

@@ -127,6 +127,11 @@ func modelActions(t *rapid.T, w *world) map[string]func(*rapid.T) {
 				}
 			}
 		},
+		"remake": func(t *rapid.T) {
+			if p := peerOf(t); !p.up && rapid.IntRange(0, 3).Draw(t, "really") == 0 {
+				p.remake(rapid.IntRange(0, len(p.made)-1).Draw(t, "handle"))
+			}
+		},
 		"tick": func(t *rapid.T) { w.tick(time.Duration(rapid.IntRange(0, 25).Draw(t, "ms")) * time.Millisecond) },
 		"crash": func(t *rapid.T) {
 			if rapid.IntRange(0, 5).Draw(t, "really") > 0 {

@@ -39,6 +39,9 @@
 //     unacknowledged included. Catch-up reads of a cut CG may add half of that, because the queued updates
 //     of its successor cannot leave before it; collisions may fill twice that, then the CG is
 //     given up.
+//   - Nothing is sent to a volume of a secondary before the write-intent log says durably, by the volume's identity, that this primary
+//     copies to it. A volume that is not the known one is copied as a whole if it is empty; if it holds something, nothing is
+//     sent to it without an operator's word.
 //   - Update frames of a stream are numbered 1, 2, 3...; a frame is kept until its Credit.
 //
 // Commands

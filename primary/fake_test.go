@@ -128,6 +128,13 @@ func (s *fakeSecondary) serve(c *wire.Conn) {
 	}
 }
 
+// identityOf is the identity that fakes give to a volume.
+func identityOf(volume string) (u wire.UUID) {
+	copy(u[:], volume)
+	u[15] = 1
+	return u
+}
+
 func (s *fakeSecondary) attach(a *wire.Attach) *wire.Attached {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -135,6 +142,7 @@ func (s *fakeSecondary) attach(a *wire.Attach) *wire.Attached {
 	s.names = nil
 	for _, v := range a.Volumes {
 		s.names = append(s.names, v.Name)
+		m.Volumes = append(m.Volumes, wire.VolumeState{Identity: identityOf(v.Name)})
 	}
 	if a.Stream == s.stream {
 		m.Resumed, m.Applied = true, s.applied

@@ -134,7 +134,7 @@ func (c *Core) distrust(g *group, final uint64) {
 	g.final = final
 	for _, v := range g.volumes {
 		for _, r := range v.replicas {
-			r.synced = false
+			r.synced, r.whole = false, "the manager's CG numbers have begun anew"
 			c.copyWhole(r)
 		}
 	}
@@ -237,7 +237,7 @@ func (c *Core) forgetFinal(v *volume, final uint64) {
 	}
 	for _, r := range v.replicas {
 		if !r.synced && r.fullCG != 0 && v.group.vouches(r.fullCG, r.fullEpoch, final) {
-			r.synced, r.fullCG = true, 0
+			r.synced, r.fullCG, r.whole = true, 0, ""
 			c.intent.snapshotDue = true
 			c.notice(slog.LevelInfo, "first copy is final", "group", v.group.name, "volume", v.spec.Name,
 				"secondary", r.conn.secondary, "CG", final)

@@ -139,6 +139,7 @@ func (s *intentState) startSnapshot(c *Core) {
 	for _, v := range c.volumes {
 		v.clearRegions()
 	}
+	c.notedIn()
 	s.seq++
 	target := 0
 	if s.good >= 0 {
@@ -157,7 +158,7 @@ func (c *Core) intentLog() *IntentLog {
 		iv := IntentVolume{Group: v.group.name, Name: v.spec.Name, Size: v.spec.Size,
 			Marks: make([]uint64, (v.intent.marked.size+63)/64)}
 		for _, r := range v.replicas {
-			iv.Copies = append(iv.Copies, IntentCopy{r.conn.secondary, r.synced})
+			iv.Copies = append(iv.Copies, IntentCopy{r.conn.secondary, r.identity, r.synced})
 		}
 		v.intent.marked.orInto(iv.Marks)
 		v.intent.wanted.orInto(iv.Marks)
@@ -176,6 +177,9 @@ func (c *Core) IntentDone(err error) {
 	}
 	s.lastErr = ""
 	s.advanceLog()
+	if s.write.Truncate {
+		c.notedDurably()
+	}
 	for _, m := range s.marks {
 		vi := &c.volumes[m.volume].intent
 		vi.wanted.clear(m.region, 1)
@@ -355,24 +359,27 @@ func (c *Core) restoreVolume(v *volume, prior *IntentLog) {
 		c.restoreMarks(v, iv, prior.Region)
 	}
 	for _, r := range v.replicas {
-		r.synced = usable && iv.synced(r.conn.secondary)
+		if iv != nil {
+			had := iv.copyOn(r.conn.secondary, v.spec.Secondaries)
+			r.identity, r.noted, r.synced = had.Identity, had.Identity, usable && had.Synced
+		}
 		if r.synced {
 			continue
 		}
 		r.open.setAll()
 		v.changed().setAll()
-		reason := prior.Problem
+		r.whole = prior.Problem
 		switch {
-		case reason != "":
+		case r.whole != "":
 		case iv == nil:
-			reason = "the write-intent log does not know the volume"
+			r.whole = "the write-intent log does not know the volume"
 		case !usable:
-			reason = fmt.Sprintf("its size was %d bytes", iv.Size)
+			r.whole = fmt.Sprintf("its size was %d bytes", iv.Size)
 		default:
-			reason = "the secondary never had all of it"
+			r.whole = "the secondary never had all of it"
 		}
 		c.notice(slog.LevelWarn, "the whole volume will be copied", "group", v.group.name, "volume", v.spec.Name,
-			"secondary", r.conn.secondary, "reason", reason)
+			"secondary", r.conn.secondary, "reason", r.whole)
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
+
+	"github.com/farside-storage/farside/wire"
 )
 
 // markedIn says which regions of volume a the log on disk marks.
@@ -196,7 +198,7 @@ func TestIntentRoundTrip(t *testing.T) {
 		size := rapid.Uint64Range(1, 300).Draw(t, "regions") << 20
 		l := &IntentLog{Seq: rapid.Uint64().Draw(t, "seq"), Region: 1 << 20,
 			Groups:  []IntentGroup{{rapid.StringN(1, 20, 200).Draw(t, "group"), rapid.Uint64().Draw(t, "final")}},
-			Volumes: []IntentVolume{{Group: "g", Name: "v", Size: size, Copies: []IntentCopy{{"s", rapid.Bool().Draw(t, "synced")}}, Marks: make([]uint64, (size>>20+63)/64)}}}
+			Volumes: []IntentVolume{{Group: "g", Name: "v", Size: size, Copies: []IntentCopy{{"s", wire.UUID{rapid.Byte().Draw(t, "identity")}, rapid.Bool().Draw(t, "synced")}}, Marks: make([]uint64, (size>>20+63)/64)}}}
 		file := encodeSnapshot(l)
 		got, err := decodeIntent(file)
 		if err != nil || !cmp.Equal(l, got) {
@@ -217,7 +219,7 @@ func TestIntentRoundTrip(t *testing.T) {
 
 func FuzzLoadIntent(f *testing.F) {
 	l := &IntentLog{Seq: 3, Region: 1 << 20, Groups: []IntentGroup{{"g", 9}},
-		Volumes: []IntentVolume{{Group: "g", Name: "v", Size: 8 << 20, Copies: []IntentCopy{{"s", true}}, Marks: []uint64{5}}}}
+		Volumes: []IntentVolume{{Group: "g", Name: "v", Size: 8 << 20, Copies: []IntentCopy{{"s", wire.UUID{7}, true}}, Marks: []uint64{5}}}}
 	snap := encodeSnapshot(l)
 	f.Add(snap, []byte(nil))
 	f.Add(append(bytes.Clone(snap), appendRecord(nil, 3, 0, chainSum(snap), []mark{{0, 1}})...), snap[:100])

@@ -4,8 +4,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cespare/xxhash/v2"
+
+	"github.com/farside-storage/farside/wire"
 )
 
 // IntentLog is what a write-intent log says. All integers in it are little-endian on disk.
@@ -34,9 +37,11 @@ type IntentVolume struct {
 	Marks       []uint64
 }
 
-// IntentCopy says whether a secondary ever had the whole volume.
+// IntentCopy says to which volume of a secondary the volume is copied, zero if to none yet, and whether that ever had the whole
+// volume.
 type IntentCopy struct {
 	Secondary string
+	Identity  wire.UUID
 	Synced    bool
 }
 
@@ -58,18 +63,27 @@ func (l *IntentLog) volume(group, name string) *IntentVolume {
 	return nil
 }
 
-func (v *IntentVolume) synced(secondary string) bool {
+// copyOn is the copy on a secondary. If the log does not know that one, but has one copy that is on none of the secondaries there
+// are now, then that secondary has another address since: its identity will show if it is really the same.
+func (v *IntentVolume) copyOn(secondary string, now []string) IntentCopy {
+	var moved []IntentCopy
 	for _, c := range v.Copies {
 		if c.Secondary == secondary {
-			return c.Synced
+			return c
+		}
+		if !slices.Contains(now, c.Secondary) {
+			moved = append(moved, c)
 		}
 	}
-	return false
+	if len(moved) == 1 && len(now) == len(v.Copies) {
+		return moved[0]
+	}
+	return IntentCopy{}
 }
 
 const (
 	intentMagic   = 0x314c495757534600 // "\0FSWWIL1"; its low half is no recordMagic
-	intentVersion = 1
+	intentVersion = 2
 	recordMagic   = 0x52495746 // "FWIR"
 	intentAlign   = 4096       // snapshot and records begin and end at multiples: no durable sector is written twice
 	snapshotFixed = 8 + 4 + 4 + 8 + 8 + 8
@@ -79,7 +93,7 @@ const (
 
 // encodeSnapshot: magic u64, version u32, zero u32, length u64 (of all up to the checksum), sequence
 // u64, region u64; groups: count u32, each name, final u64; volumes: count u32, each group name, name,
-// size u64, copies (count u32, each name, synced u8), words u32, marks; XXH64 of all that;
+// size u64, copies (count u32, each name, identity 16 bytes, synced u8), words u32, marks; XXH64 of all that;
 // zeros up to a multiple of 4096. A name is u16 length and bytes.
 func encodeSnapshot(l *IntentLog) []byte {
 	le := binary.LittleEndian
@@ -108,7 +122,7 @@ func appendVolume(b []byte, v *IntentVolume) []byte {
 	b = le.AppendUint64(b, v.Size)
 	b = le.AppendUint32(b, uint32(len(v.Copies)))
 	for _, c := range v.Copies {
-		b = appendName(b, c.Secondary)
+		b = append(appendName(b, c.Secondary), c.Identity[:]...)
 		if c.Synced {
 			b = append(b, 1)
 		} else {
@@ -263,8 +277,11 @@ func (r *intentReader) snapshot() *IntentLog {
 
 func (r *intentReader) volume(region uint64) IntentVolume {
 	v := IntentVolume{Group: r.name("group name"), Name: r.name("volume name"), Size: r.u64("size")}
-	r.list("copies", 3, func() {
-		v.Copies = append(v.Copies, IntentCopy{r.name("secondary"), r.take(1, "synced")[0] == 1})
+	r.list("copies", 19, func() {
+		c := IntentCopy{Secondary: r.name("secondary")}
+		copy(c.Identity[:], r.take(len(c.Identity), "identity"))
+		c.Synced = r.take(1, "synced")[0] == 1
+		v.Copies = append(v.Copies, c)
 	})
 	r.list("marks", 8, func() { v.Marks = append(v.Marks, r.u64("marks")) })
 	if r.err == nil {

@@ -54,6 +54,7 @@ type peer struct {
 	w        *world
 	conn     int
 	volumes  []int // by handle
+	made     []int // by handle: how many times the volume was made again
 	up       bool
 	stream   wire.UUID
 	known    bool
@@ -102,6 +103,7 @@ func newWorld(tb rapid.TB, opt CoreOptions, spec []GroupSpec) *world {
 					idx, _ := w.core.Volume(spec[0].Name, v.Name)
 					p.volumes = append(p.volumes, idx)
 					p.finalImg = append(p.finalImg, make([]byte, v.Size))
+					p.made = append(p.made, 0)
 				}
 			}
 		}
@@ -384,11 +386,30 @@ func (p *peer) drop(err error) {
 	p.w.pump()
 }
 
+// states tells of the volumes.
+func (p *peer) states() (states []wire.VolumeState) {
+	for h, img := range p.finalImg {
+		states = append(states, wire.VolumeState{Identity: wire.UUID{byte(p.conn + 1), byte(h), byte(p.made[h])}, Holds: len(bytes.Trim(img, "\x00")) > 0})
+	}
+	return states
+}
+
+// remake deletes a volume and makes it again. A secondary does so only between CGs, and while nobody is attached.
+func (p *peer) remake(h int) bool {
+	if p.up || p.complete != p.w.final {
+		return false
+	}
+	p.restart()
+	p.made[h]++
+	clear(p.finalImg[h])
+	return true
+}
+
 func (p *peer) connect() {
 	w := p.w
 	w.fresh++
 	a := w.core.Attach(p.conn, wire.UUID{w.fresh, 1})
-	m := wire.Attached{Complete: p.complete, Window: p.window}
+	m := wire.Attached{Complete: p.complete, Window: p.window, Volumes: p.states()}
 	if p.known && a.Stream == p.stream {
 		m.Resumed, m.Applied = true, p.applied
 	} else {

@@ -564,7 +564,7 @@ func TestCreditForWhatWasNotSentIsRefused(t *testing.T) {
 	if err := w.core.Credit(0, w.core.conns[0].acked); !errors.Is(err, wire.ErrProtocol) {
 		t.Errorf("credit without a connection: %v", err)
 	}
-	if err := w.core.Attached(0, wire.Attached{Resumed: true, Applied: w.core.conns[0].seq + 1}); !errors.Is(err, wire.ErrProtocol) {
+	if err := w.core.Attached(0, wire.Attached{Resumed: true, Applied: w.core.conns[0].seq + 1, Volumes: w.peers[0].states()}); !errors.Is(err, wire.ErrProtocol) {
 		t.Errorf("resuming behind the end: %v", err)
 	}
 }

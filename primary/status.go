@@ -57,6 +57,10 @@ type CopyStatus struct {
 	Secondary     string `json:"secondary"`
 	Mode          Mode   `json:"mode"`
 	FirstCopyDone bool   `json:"first_copy_done"` // the secondary had the whole volume in a final CG
+	// WholeCopy is why the whole volume is being copied, or will be once the secondary is there; "" if it is not.
+	WholeCopy string `json:"whole_copy,omitempty"`
+	// Identity is of the volume on the secondary that is copied to; "" if none was found yet.
+	Identity      string `json:"identity,omitempty"`
 	CatchupBlocks uint64 `json:"catchup_blocks_left"`
 }
 
@@ -113,8 +117,12 @@ func (v *volume) status() VolumeStatus {
 	}
 	vs.ChangedBlocks = min(vs.ChangedBlocks, v.blocks)
 	for _, r := range v.replicas {
-		vs.Copies = append(vs.Copies, CopyStatus{Secondary: r.conn.secondary, Mode: r.mode(), FirstCopyDone: r.synced,
-			CatchupBlocks: r.open.count + r.cut.count})
+		cs := CopyStatus{Secondary: r.conn.secondary, Mode: r.mode(), FirstCopyDone: r.synced, WholeCopy: r.whole,
+			CatchupBlocks: r.open.count + r.cut.count}
+		if r.identity != (wire.UUID{}) {
+			cs.Identity = uuidString(r.identity)
+		}
+		vs.Copies = append(vs.Copies, cs)
 	}
 	return vs
 }

@@ -2,7 +2,6 @@ package primary
 
 import (
 	"fmt"
-	"log/slog"
 
 	"github.com/farside-storage/farside/wire"
 )
@@ -52,6 +51,7 @@ type conn struct {
 	next      int // replica whose catch-up is tried next
 
 	attached  bool
+	unnoted   bool // nothing is sent before the log says durably which volumes it goes to
 	stream    wire.UUID
 	resumable bool   // the secondary has seen stream
 	seq       uint64 // number of the newest frame
@@ -144,7 +144,7 @@ func (cn *conn) newLane(cg uint64) *lane {
 // front is the lane that may be sent from: that of the cut CG until its manifest is sent.
 func (cn *conn) front() *lane {
 	switch {
-	case cn.group.lost != 0:
+	case cn.group.lost != 0 || cn.unnoted:
 		return nil
 	case cn.cut != nil:
 		return cn.cut
@@ -396,6 +396,9 @@ func (c *Core) Attach(index int, fresh wire.UUID) *wire.Attach {
 // Attached begins transmission on a new connection. An error means: close it, and attach again.
 func (c *Core) Attached(index int, m wire.Attached) error {
 	cn := c.conns[index]
+	if err := c.examine(cn, &m); err != nil {
+		return err
+	}
 	if m.Resumed && (!cn.resumable || m.Applied < cn.acked || m.Applied > cn.seq) {
 		was := cn.resumable
 		cn.resumable = false
@@ -411,6 +414,7 @@ func (c *Core) Attached(index int, m wire.Attached) error {
 		c.restartStream(cn, m.Complete)
 	}
 	cn.resumable = true
+	c.meet(cn, &m)
 	c.checkCopy(cn, m.Complete)
 	c.kick(cn)
 	return nil
@@ -438,32 +442,6 @@ func (c *Core) restartStream(cn *conn, complete uint64) {
 		c.lose(g, fmt.Sprintf("secondary %q no longer has what it was sent of it", cn.secondary))
 	}
 	cn.recording = false
-}
-
-// checkCopy finds out that a secondary lost a copy which it had.
-func (c *Core) checkCopy(cn *conn, complete uint64) {
-	if complete >= cn.group.final {
-		return
-	}
-	for _, r := range cn.replicas {
-		if r.synced {
-			r.synced = false
-			c.intent.snapshotDue = true
-			c.notice(slog.LevelWarn, "the secondary has lost its copy: the volume is copied again as a whole",
-				"group", cn.group.name, "volume", r.volume.spec.Name, "secondary", cn.secondary,
-				"complete there", complete, "final", cn.group.final)
-		}
-		if r.fullCG == 0 {
-			c.copyWhole(r)
-		}
-	}
-}
-
-// copyWhole puts every block of a copy into the open CG.
-func (c *Core) copyWhole(r *replica) {
-	r.open.setAll()
-	r.volume.changed().setAll()
-	r.fullCG, r.fullEpoch = r.volume.group.open, r.volume.gens[len(r.volume.gens)-1].epoch
 }
 
 // Down reports that a connection has ended, or could not be made.

@@ -83,6 +83,11 @@ func genMessage(t *rapid.T, ty Type) Message {
 		if m.Resumed {
 			m.Applied = genU64(t)
 		}
+		for range rapid.IntRange(1, 20).Draw(t, "volumes") {
+			id := genUUID(t)
+			id[0] |= 1 // not zero
+			m.Volumes = append(m.Volumes, VolumeState{id, boolean()})
+		}
 		return m
 	case TypeUpdates:
 		return nil

@@ -12,20 +12,24 @@ import (
 
 // Options of a connection. The zero value means the defaults.
 type Options struct {
-	// IdleTimeout is how long the peer may send nothing before reads fail with ErrSilent. Own
-	// pings leave often enough that a peer with the same timeout is never in doubt. Default 3 s.
+	// IdleTimeout is how long the peer may send nothing before reads fail with ErrSilent. It also bounds
+	// Dial. The two sides of a connection need not agree on it, as long as both have at least a second. Default 3 s.
 	IdleTimeout time.Duration
-	// WriteTimeout bounds the writing of one frame. Default 10 s, that is 400 KiB/s for the
-	// largest frame.
+	// WriteTimeout is how long a write may get no further while nothing comes from the peer either. A peer that
+	// is heard of may take its time: it pushes back because its pool is full, or the network is slow. Default 3 s.
 	WriteTimeout time.Duration
 }
+
+// pingPeriod is the longest time between looks of the keepalive: a peer with an IdleTimeout of a second or more hears
+// of this side often enough, whatever this side's own is.
+const pingPeriod = 750 * time.Millisecond
 
 func (o Options) withDefaults() Options {
 	if o.IdleTimeout <= 0 {
 		o.IdleTimeout = 3 * time.Second
 	}
 	if o.WriteTimeout <= 0 {
-		o.WriteTimeout = 10 * time.Second
+		o.WriteTimeout = 3 * time.Second
 	}
 	return o
 }
@@ -34,9 +38,14 @@ func (o Options) withDefaults() Options {
 // then one goroutine reads (Next, Payload), and any number write.
 //
 // Keepalive needs no help: from the handshake on a goroutine sends Ping when nothing else was
-// sent, and Pong for the Pings that Next takes in; Next shows neither. A peer that is alive is thus
+// sent or nothing was heard, and Pong for the Pings that Next takes in; Next shows neither. A peer that is alive is thus
 // never silent for longer than half of IdleTimeout, however busy its reader is. The reader itself
 // never writes: two peers that both wait to write would otherwise wait for each other.
+//
+// A side that does not read for long (a secondary whose pool is full) notices by itself no silence. The side that
+// listens therefore has the kernel end a TCP connection on which nothing that it sent, pings included, is acknowledged for
+// IdleTimeout. The side that dials always reads, and must not have that: the kernel would take a peer that pushes
+// back for one that is gone.
 type Conn struct {
 	nc       net.Conn
 	options  Options
@@ -45,10 +54,13 @@ type Conn struct {
 	own      Hello
 	peer     Hello
 	features uint64
-	sent     atomic.Bool // something was written since the last look of the keepalive
-	ping     Ping        // reused by Next
-	coder    coder       // reused by Next
-	pings    chan uint64 // Next to keepalive: the token to answer; holds one
+	made     time.Time
+	heard    atomic.Int64 // when bytes last came, in nanoseconds since made
+	due      time.Time    // the write deadline; owned by who writes
+	sent     atomic.Bool  // something was written since the last look of the keepalive
+	ping     Ping         // reused by Next
+	coder    coder        // reused by Next
+	pings    chan uint64  // Next to keepalive: the token to answer; holds one
 	closing  chan struct{}
 
 	life   sync.Mutex     // held while alive grows or closed is set
@@ -58,14 +70,32 @@ type Conn struct {
 
 // NewConn makes a connection of nc, which it owns from then on.
 func NewConn(nc net.Conn, o Options) *Conn {
-	c := &Conn{nc: nc, options: o.withDefaults(), closing: make(chan struct{}), pings: make(chan uint64, 1)}
+	c := &Conn{nc: nc, options: o.withDefaults(), made: time.Now(), closing: make(chan struct{}), pings: make(chan uint64, 1)}
 	c.r.src = (*impatient)(c)
 	c.w.init(nc)
-	c.w.arm = func() error {
-		c.sent.Store(true)
-		return nc.SetWriteDeadline(time.Now().Add(c.options.WriteTimeout))
-	}
+	c.w.arm = c.arm
+	c.w.again = c.again
 	return c
+}
+
+// arm bounds the write that follows.
+func (c *Conn) arm() error {
+	c.sent.Store(true)
+	c.due = time.Now().Add(c.options.WriteTimeout)
+	return c.nc.SetWriteDeadline(c.due)
+}
+
+// again says whether a write that failed after n bytes goes on: its time is over, but not the peer's.
+func (c *Conn) again(err error, n int64) bool {
+	if !errors.Is(err, os.ErrDeadlineExceeded) || time.Now().Before(c.due) { // before: somebody else ended it
+		return false
+	}
+	return n > 0 || c.silence() < c.options.WriteTimeout
+}
+
+// silence is how long nothing has come from the peer.
+func (c *Conn) silence() time.Duration {
+	return time.Since(c.made) - time.Duration(c.heard.Load())
 }
 
 // impatient is the read side of a Conn's socket, with IdleTimeout on each call.
@@ -76,6 +106,9 @@ func (c *impatient) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	n, err := c.nc.Read(p)
+	if n > 0 {
+		c.heard.Store(int64(time.Since(c.made)))
+	}
 	if err != nil && errors.Is(err, os.ErrDeadlineExceeded) {
 		err = fmt.Errorf("nothing from %s for %v: %w (%w)", (*Conn)(c).name(), c.options.IdleTimeout, ErrSilent, err)
 	}
@@ -177,10 +210,11 @@ func (c *Conn) WriteStream(m Message, sequence uint64) error { return c.w.WriteS
 // WriteUpdates is Writer.WriteUpdates.
 func (c *Conn) WriteUpdates(b *Batch, sequence uint64) error { return c.w.WriteUpdates(b, sequence) }
 
-// keepalive sends Ping in each quarter of IdleTimeout in which nothing else was sent, and the
+// keepalive sends Ping in each quarter of IdleTimeout in which nothing else was sent or nothing came, and the
 // Pongs, until Close or a failed write (which every writer then learns of).
 func (c *Conn) keepalive() {
-	tick := time.NewTicker(c.options.IdleTimeout / 4)
+	period := min(c.options.IdleTimeout/4, pingPeriod)
+	tick := time.NewTicker(period)
 	defer tick.Stop()
 	var ping Ping
 	var pong Pong
@@ -192,7 +226,7 @@ func (c *Conn) keepalive() {
 		case pong.Token = <-c.pings:
 			err = c.w.WriteMessage(&pong)
 		case <-tick.C:
-			if c.sent.Swap(false) {
+			if c.sent.Swap(false) && c.silence() < period {
 				continue
 			}
 			ping.Token++

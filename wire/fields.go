@@ -46,6 +46,17 @@ func (m *Attached) fields(c *coder) {
 	}
 	c.u64("complete", &m.Complete)
 	c.u64("window", &m.Window)
+	n := c.count("volumes", len(m.Volumes), 1, MaxVolumes, 17)
+	m.Volumes = list(c, m.Volumes, n)
+	for i := range m.Volumes[:n] {
+		v := &m.Volumes[i]
+		at := c.pos()
+		c.uuid("identity", &v.Identity)
+		if v.Identity == (UUID{}) {
+			c.fail("identity", at, "is zero")
+		}
+		c.boolean("holds", &v.Holds)
+	}
 }
 
 func (m *ZeroRanges) fields(c *coder) {

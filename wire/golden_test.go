@@ -37,7 +37,8 @@ var goldenCommand = Command{Group: "bank", Epoch: 3, CG: 42}
 var golden = []Message{
 	&Hello{Version: 1, Features: 0x80, Required: 0, Role: RolePrimary, Node: "pri-a", Instance: goldenUUID(0xa1)},
 	&Attach{Group: "bank", Stream: goldenUUID(0x51), Volumes: []VolumeRef{{"ledger", 1 << 30}, {"log", 8 << 20}}},
-	&Attached{Applied: 17, Resumed: true, Complete: 41, Window: 64 << 20},
+	&Attached{Applied: 17, Resumed: true, Complete: 41, Window: 64 << 20,
+		Volumes: []VolumeState{{goldenUUID(0xc1), true}, {goldenUUID(0xc2), false}}},
 	&ZeroRanges{CG: 42, Ranges: []Zeroes{{Volume: 0, Block: 1000, Count: 24}, {Volume: 1, Block: 0, Count: 1 << 33}}},
 	&Manifest{CG: 42, Volumes: []VolumeManifest{{0, 3, 2, 0x1122334455667788}, {1, 0, 0, 0xef46db3751d8e999}}},
 	&Credit{Applied: 19},

@@ -39,7 +39,7 @@ func (c *Conn) Answer(own Hello, admit func(peer Hello) error) (peer Hello, err 
 	if err != nil {
 		return Hello{}, c.abandon(err)
 	}
-	if err := c.w.WriteMessage(&own); err != nil {
+	if err := errors.Join(boundUnacknowledged(c.nc, c.options.IdleTimeout), c.w.WriteMessage(&own)); err != nil {
 		return Hello{}, errors.Join(err, c.Close())
 	}
 	c.open(peer)

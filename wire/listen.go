@@ -35,15 +35,16 @@ func Listen(ctx context.Context, addr string) (net.Listener, error) {
 // Dial connects to addr; the handshake is the caller's. Plain TCP elsewhere than to loopback is refused
 // with ErrPlain.
 func Dial(ctx context.Context, addr string, o Options) (*Conn, error) {
-	nc, err := dial(ctx, addr)
+	o = o.withDefaults()
+	nc, err := dial(ctx, addr, o.IdleTimeout)
 	if err != nil {
 		return nil, fmt.Errorf("wire: dial %q: %w", addr, err)
 	}
 	return NewConn(nc, o), nil
 }
 
-func dial(ctx context.Context, addr string) (net.Conn, error) {
-	d := net.Dialer{Timeout: 3 * time.Second}
+func dial(ctx context.Context, addr string, timeout time.Duration) (net.Conn, error) {
+	d := net.Dialer{Timeout: timeout}
 	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
 		return d.DialContext(ctx, "unix", path)
 	}

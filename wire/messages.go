@@ -92,6 +92,17 @@ type Attached struct {
 	Complete uint64
 	// Window is the number of payload bytes the primary may have unacknowledged.
 	Window uint64
+	// Volumes tells of each volume of Attach, in its order.
+	Volumes []VolumeState
+}
+
+// VolumeState is what a secondary says of a volume when a primary attaches.
+type VolumeState struct {
+	// Identity is given to a volume when it is made, and to no other ever: one that was deleted and made again under its
+	// name has another. It is not zero.
+	Identity UUID
+	// Holds: a final CG has put something into the volume since it was made. False: all of it reads as zeros.
+	Holds bool
 }
 
 // Update describes new contents for Count consecutive virtual blocks of a volume.

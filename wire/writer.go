@@ -12,7 +12,8 @@ import (
 // are written whole, one after the other. The first failed write is final, for it may have left
 // half a frame behind.
 type Writer struct {
-	arm func() error // sets the deadline of a frame; may be nil
+	arm   func() error            // sets the deadline of a write; may be nil
+	again func(error, int64) bool // whether a write that failed after so many bytes goes on; set with arm
 
 	// turn holds one token: who took it writes. It is a channel, not a mutex, so that in a synctest
 	// bubble a writer that waits lets time pass.
@@ -77,8 +78,7 @@ func (w *Writer) control(m Message, sequence uint64) error {
 		return err
 	}
 	copy(out, w.raw[:])
-	_, err = w.dst.Write(out)
-	return w.end(err)
+	return w.end(w.write(out))
 }
 
 // WriteUpdates sends the updates gathered in b as one frame, without copying payload. sequence is
@@ -108,9 +108,33 @@ func (w *Writer) WriteUpdates(b *Batch, sequence uint64) error {
 	w.vec = append(w.vec[:0], w.raw[:], b.body, b.sums)
 	w.vec = append(w.vec, b.payload...)
 	w.rest = w.vec
-	_, err := w.rest.WriteTo(w.dst)
+	err := w.writeRest()
 	clear(w.vec) // a failed write left the caller's slices here
 	return w.end(err)
+}
+
+func (w *Writer) write(p []byte) error {
+	for {
+		n, err := w.dst.Write(p)
+		if err == nil || !w.goOn(err, int64(n)) {
+			return err
+		}
+		p = p[n:]
+	}
+}
+
+func (w *Writer) writeRest() error {
+	for {
+		n, err := w.rest.WriteTo(w.dst) // drops from rest what was written
+		if err == nil || !w.goOn(err, n) {
+			return err
+		}
+	}
+}
+
+// goOn says whether a write that failed is to go on behind the n bytes that it got through.
+func (w *Writer) goOn(err error, n int64) bool {
+	return w.again != nil && w.again(err, n) && w.arm() == nil
 }
 
 // begin numbers h, puts it into raw and arms the deadline.

@@ -92,6 +92,10 @@ type Primary struct {
 	Queue Size `toml:"queue" help:"payload bytes that may wait in memory per secondary"`
 	// IO says how devices are reached: "uring" (default) or "plain".
 	IO IO `toml:"io" help:"how devices are reached: uring or plain"`
+	// OverwriteCopies lists identities of volumes on secondaries (as status and the refusal write them) that the first copy may
+	// overwrite although they hold something that this control has not put there. Each names one volume, and is of no
+	// use any more once that is done. Default none.
+	OverwriteCopies []Identity `toml:"overwrite_copies" help:"identity of a volume on a secondary that may be overwritten although what it holds is not known here"`
 	// Volumes that this control serves. At least one.
 	Volumes []PrimaryVolume `toml:"volume" help:"volume to serve: name=NAME,group=GROUP,device=PATH,secondary=ADDRESS,..."`
 }

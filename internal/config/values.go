@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"strings"
 	"time"
+
+	"github.com/google/uuid"
 )
 
 // IO is a way to reach devices.
@@ -49,6 +51,19 @@ func (l LogLevel) Slog() slog.Level {
 		return slog.LevelError
 	}
 	return slog.LevelInfo
+}
+
+// Identity is what tells a volume of a secondary from all others, written as a UUID.
+type Identity [16]byte
+
+// UnmarshalText accepts a UUID as status writes it.
+func (i *Identity) UnmarshalText(text []byte) error {
+	u, err := uuid.ParseBytes(text)
+	if err != nil || len(text) != 36 || u == uuid.Nil {
+		return fmt.Errorf("%q is not the identity of a volume: copy it from the status of the secondary", text)
+	}
+	*i = Identity(u)
+	return nil
 }
 
 // Duration is a time.Duration written as "200ms", "1.5s" or "1m30s"; never negative.

@@ -100,8 +100,12 @@ func servePrimary(ctx context.Context, f *config.File, volumes []config.PrimaryV
 	for _, v := range volumes {
 		secondaries[v.Secondary.String()] = v.Secondary.String()
 	}
+	core := primary.CoreOptions{QueueBytes: int64(f.Primary.Queue)}
+	for _, id := range f.Primary.OverwriteCopies {
+		core.Overwrite = append(core.Overwrite, wire.UUID(id))
+	}
 	node, err := primary.Open(primary.Options{Name: f.Node.Name, Groups: groups, Devices: devs, Secondaries: secondaries,
-		StateDir: f.Node.StateDir, Listener: l, Core: primary.CoreOptions{QueueBytes: int64(f.Primary.Queue)}, Log: log})
+		StateDir: f.Node.StateDir, Listener: l, Core: core, Log: log})
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}

@@ -397,7 +397,12 @@ func (t *stream) serve(e *end) {
 	}
 	e.onItem = t.arrived
 	e.onEnd = func(error) { t.parted(e) }
-	e.send(&wire.Attached{Applied: t.rx.Applied(), Resumed: t.resumed, Complete: st.Complete, Window: s.w.cfg.window})
+	volumes, err := target.Identify(background, s.pool, t.rx.Bound())
+	if err != nil {
+		t.refuse(e, err)
+		return
+	}
+	e.send(&wire.Attached{Applied: t.rx.Applied(), Resumed: t.resumed, Complete: st.Complete, Window: s.w.cfg.window, Volumes: volumes})
 	t.resumed, t.credited, t.pending = true, t.rx.Applied(), 0
 	t.reader.ExpectSequence(t.rx.Applied() + 1)
 }

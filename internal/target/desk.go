@@ -2,6 +2,7 @@ package target
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"sync"
 	"time"
@@ -99,6 +100,27 @@ func Match(g *engine.Group, a *wire.Attach) ([]*engine.Volume, error) {
 		vols[i] = v
 	}
 	return vols, nil
+}
+
+// Identify tells a primary of the volumes that it attaches to.
+func Identify(ctx context.Context, pool *engine.Pool, vols []*engine.Volume) ([]wire.VolumeState, error) {
+	out := make([]wire.VolumeState, len(vols))
+	for i, v := range vols {
+		holds, err := v.Holds(ctx)
+		if err != nil {
+			return nil, fromEngine(err)
+		}
+		out[i] = wire.VolumeState{Identity: identity(pool, v), Holds: holds}
+	}
+	return out, nil
+}
+
+// identity of a volume: its pool's, with its number in the pool, which is never given out again, in the last four bytes.
+func identity(pool *engine.Pool, v *engine.Volume) wire.UUID {
+	id := wire.UUID(pool.UUID())
+	tail := id[len(id)-4:]
+	binary.BigEndian.PutUint32(tail, binary.BigEndian.Uint32(tail)^v.ID())
+	return id
 }
 
 func names(g *engine.Group) []string {

@@ -75,6 +75,9 @@ func (r *Receiver) Close() error {
 	return r.w.Close()
 }
 
+// Bound are the volumes of the stream, by handle.
+func (r *Receiver) Bound() []*engine.Volume { return r.bound }
+
 // Binds says whether the stream is of exactly these volumes, with the same handles.
 func (r *Receiver) Binds(vols []*engine.Volume) bool { return slices.Equal(r.bound, vols) }
 

@@ -194,6 +194,16 @@ func (r *rig) read(group, name string, first, n int) []byte {
 	return b
 }
 
+// identity of a volume, as the status writes it.
+func (r *rig) identity(group, name string) string {
+	r.t.Helper()
+	g, err := r.pool.Group(group)
+	check(r.t, err)
+	v, err := g.Volume(name)
+	check(r.t, err)
+	return uuidString(identity(r.pool, v))
+}
+
 func (r *rig) same(group, name string, first int, want []byte) {
 	r.t.Helper()
 	if !bytes.Equal(r.read(group, name, first, len(want)/block), want) {

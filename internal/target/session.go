@@ -115,6 +115,9 @@ func (s *session) serve(l *link) error {
 		return fromEngine(err)
 	}
 	a := &wire.Attached{Applied: s.rx.Applied(), Resumed: s.resumed, Complete: st.Complete, Window: s.node.opts.Window}
+	if a.Volumes, err = Identify(l.ctx, s.node.opts.Pool, s.bound); err != nil {
+		return err
+	}
 	if err := l.conn.WriteMessage(a); err != nil {
 		return err
 	}

@@ -57,8 +57,9 @@ type GroupStatus struct {
 
 // VolumeStatus is a volume of a group.
 type VolumeStatus struct {
-	Name  string `json:"name"`
-	Bytes uint64 `json:"bytes"`
+	Name     string `json:"name"`
+	Bytes    uint64 `json:"bytes"`
+	Identity string `json:"identity"` // of this volume and no other, also of none that is made again under its name
 }
 
 // SessionStatus is a primary's stream.
@@ -121,7 +122,7 @@ func (n *Node) groupStatus(ctx context.Context) []GroupStatus {
 		gs := GroupStatus{Name: g.Name(), Epoch: st.Epoch, Manager: n.leaders.name(g.Name()), Final: st.Final, Linked: st.Linked, Complete: st.Complete,
 			Receiving: st.Receiving, Discarded: st.Discarded, Error: text(err), Volumes: []VolumeStatus{}}
 		for _, v := range g.Volumes() {
-			gs.Volumes = append(gs.Volumes, VolumeStatus{v.Name(), v.Size()})
+			gs.Volumes = append(gs.Volumes, VolumeStatus{v.Name(), v.Size(), uuidString(identity(n.opts.Pool, v))})
 		}
 		out = append(out, gs)
 	}

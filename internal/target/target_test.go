@@ -225,8 +225,9 @@ func TestResumeInMidFrame(t *testing.T) {
 	r.awaitLog("primary left")
 
 	q := r.attach(1, "shop", "a", "b")
-	if want := (wire.Attached{Applied: 2, Resumed: true, Window: 16 << 20}); q.attached != want {
-		t.Fatalf("attached %+v, want %+v", q.attached, want)
+	want := wire.Attached{Applied: 2, Resumed: true, Window: 16 << 20, Volumes: p.attached.Volumes}
+	if d := cmp.Diff(want, q.attached); d != "" {
+		t.Fatal(d)
 	}
 	q.digests = digests
 	q.seq = 2
@@ -568,7 +569,7 @@ func TestStatus(t *testing.T) {
 	}
 	i := slices.IndexFunc(st.Groups, func(g GroupStatus) bool { return g.Name == "shop" })
 	want := GroupStatus{Name: "shop", Epoch: 3, Manager: "peer", Final: 1, Linked: 1, Complete: 1, Receiving: 1,
-		Volumes: []VolumeStatus{{"a", 1024 * block}, {"b", 1024 * block}}}
+		Volumes: []VolumeStatus{{"a", 1024 * block, r.identity("shop", "a")}, {"b", 1024 * block, r.identity("shop", "b")}}}
 	if diff := cmp.Diff(want, st.Groups[i]); diff != "" {
 		t.Error(diff)
 	}
@@ -658,7 +659,7 @@ func TestToolKeepsVolumes(t *testing.T) {
 	for range 2 { // the second changes nothing
 		st := ask(fresh)
 		i := slices.IndexFunc(st.Groups, func(g GroupStatus) bool { return g.Name == "fresh" })
-		if i < 0 || !cmp.Equal(st.Groups[i].Volumes, []VolumeStatus{{"a", 1024 * block}}) {
+		if i < 0 || !cmp.Equal(st.Groups[i].Volumes, []VolumeStatus{{"a", 1024 * block, r.identity("fresh", "a")}}) {
 			t.Fatalf("groups %+v", st.Groups)
 		}
 	}
