@@ -31,6 +31,10 @@ var workloads = []workload{
 	{"growth", "updates of a volume of 4 TiB beside one of 4 GiB", runGrowth, false},
 	{"alloc", "the allocator alone: reserve, take, release", runAlloc, true},
 	{"reads", "random 4 KiB reads in process", runReads, false},
+	{"reads-nbd", "random 4 KiB reads of a copy over NBD, beside qemu-nbd on a bare device", runReadsNBD, true},
+	{"writes-primary", "host writes over NBD to a replicating primary control, beside qemu-nbd on a bare device", runWritesPrimary, true},
+	{"rpo", "age of the copy at half of peak load, one primary and one secondary control", runRPO, true},
+	{"group", "4 primary and 4 secondary controls: hold of host writes, age of the copy, LINK to FINAL", runGroup, true},
 }
 
 // Names lists the workloads.

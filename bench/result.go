@@ -24,6 +24,8 @@ type Result struct {
 	RatioMax float64 `json:"ratio_max,omitempty"`
 	// Target is what the goal asks for; nil: it asks for nothing.
 	Target *Target `json:"target,omitempty"`
+	// Absolute: Target bounds the value even though there is a floor.
+	Absolute bool `json:"absolute,omitempty"`
 	// Reached says whether Target holds; nil without a target.
 	Reached *bool `json:"reached,omitempty"`
 	// Min, Median and Max of Value over the repetitions.
@@ -41,7 +43,7 @@ type Repetition struct {
 	Floor float64 `json:"floor,omitempty"`
 }
 
-// Target is a bound for the ratio (where there is a floor) or for the value.
+// Target is a bound for the ratio (where there is a floor, and Result.Absolute is not set) or for the value.
 type Target struct {
 	// AtMost: the bound is an upper one.
 	AtMost bool    `json:"at_most"`
@@ -75,7 +77,9 @@ func result(r Result, reps []Repetition) Result {
 	if len(ratios) > 0 {
 		_, r.Floor, _ = spread(floors)
 		r.RatioMin, r.Ratio, r.RatioMax = spread(ratios)
-		judged = r.Ratio
+		if !r.Absolute {
+			judged = r.Ratio
+		}
 	}
 	if r.Target != nil && len(reps) > 0 {
 		reached := r.Target.holds(judged)

@@ -1,0 +1,194 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strings"
+	"time"
+
+	"github.com/farside-storage/farside/internal/nbdclient"
+)
+
+// qemuExport is the name under which qemu-nbd serves the bare device.
+const qemuExport = "bare"
+
+// qemuNBD serves a device without replication, as one would without farside: the floor of what hosts see.
+type qemuNBD struct {
+	*process
+	place
+	what string // version and options, for people
+}
+
+// qemuAIO are the ways in which qemu-nbd can do direct I/O without threads; the faster one is the floor.
+var qemuAIO = []string{"io_uring", "native"}
+
+// connections that a host of compared servers has: qemu-nbd takes 16 requests in flight on each, farside 32 and more.
+const connections = 4
+
+func (p place) connected() (at []place) {
+	for range connections {
+		at = append(at, p)
+	}
+	return at
+}
+
+// startQemu serves a device with each way of I/O for a moment, and keeps the faster one.
+func (c *cluster) startQemu(ctx context.Context, device string, write bool) (best *qemuNBD, err error) {
+	rates := map[string]float64{}
+	for _, aio := range qemuAIO {
+		q, err := c.tryQemu(ctx, device, aio)
+		if err != nil {
+			return nil, err
+		}
+		rate, err := rateOf(ctx, q.connected(), write, settleTime)
+		if err := errors.Join(err, q.stop()); err != nil {
+			return nil, err
+		}
+		rates[aio] = rate
+	}
+	aio := qemuAIO[0]
+	if rates[qemuAIO[1]] > rates[aio] {
+		aio = qemuAIO[1]
+	}
+	c.o.Progress(fmt.Sprintf("  qemu-nbd: %.0f requests/s with --aio=%s, %.0f with --aio=%s", rates[qemuAIO[0]], qemuAIO[0], rates[qemuAIO[1]], qemuAIO[1]))
+	return c.tryQemu(ctx, device, aio)
+}
+
+func (c *cluster) tryQemu(ctx context.Context, device, aio string) (*qemuNBD, error) {
+	path, err := exec.LookPath("qemu-nbd")
+	if err != nil {
+		return nil, fmt.Errorf("this workload compares with qemu-nbd, which is not here; on Debian: apt install qemu-utils: %w", err)
+	}
+	version, err := exec.CommandContext(ctx, path, "--version").Output()
+	if err != nil {
+		return nil, fmt.Errorf("%s --version: %w", path, err)
+	}
+	socket := c.dir + "/qemu-" + aio + ".nbd"
+	options := []string{"--format=raw", "--cache=none", "--aio=" + aio, fmt.Sprintf("--shared=%d", connections)}
+	command := append([]string{path}, options...)
+	p, err := launch(c.dir, "qemu-nbd", append(command, "--persistent", "--export-name="+qemuExport, "--socket="+socket, device)...)
+	if err != nil {
+		return nil, err
+	}
+	c.running = append(c.running, p)
+	_, name, _ := strings.Cut(string(version), "qemu-nbd")
+	name, _, _ = strings.Cut(name, "\n")
+	q := &qemuNBD{p, place{"unix:" + socket, qemuExport, clusterVolume}, "qemu-nbd" + name + ", " + strings.Join(options, " ")}
+	return q, p.await(ctx, "qemu-nbd", func(ctx context.Context) error {
+		client, err := nbdclient.Dial(ctx, q.addr, q.export)
+		if err != nil {
+			return err
+		}
+		return client.Close()
+	})
+}
+
+// compared is a pair of controls, and qemu-nbd on a device of its own that is like theirs.
+type compared struct {
+	*cluster
+	qemu *qemuNBD
+}
+
+func (r *run) openCompared(ctx context.Context, write bool) (_ *compared, err error) {
+	c, err := r.openCluster(ctx, 1, "1s")
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.close())
+		}
+	}()
+	bare, err := c.makeDevice(ctx, "bare", clusterVolume)
+	if err != nil {
+		return nil, err
+	}
+	q, err := c.startQemu(ctx, bare, write)
+	return &compared{c, q}, err
+}
+
+func (c *compared) notes() []string {
+	return []string{
+		fmt.Sprintf("one host, 4 KiB at random places, %d in flight on %d connections over a Unix socket, the same client for both; %s; a CG every second", hostDepth, connections, c.what()),
+		"floor: " + c.qemu.what + "; it was the faster of --aio=" + strings.Join(qemuAIO, " and "),
+		"host, servers, and the devices' kernel threads share this machine's processors; so does the secondary control, which has a machine of its own where it counts",
+	}
+}
+
+// quiesced waits until nothing is left to replicate: a floor must not share the processors with that.
+func (c *compared) quiesced(ctx context.Context) error {
+	if err := c.awaitCut(ctx); err != nil {
+		return err
+	}
+	return c.primaries[0].await(ctx, "an empty queue", func(ctx context.Context) error {
+		g, err := c.primary(ctx, 0)
+		if err == nil && len(g.Connections) == 1 && g.Connections[0].QueuedBytes > 0 {
+			err = fmt.Errorf("%d bytes wait for the secondary", g.Connections[0].QueuedBytes)
+		}
+		return err
+	})
+}
+
+// runWritesPrimary: what hosts can write to a primary control that replicates, beside a server that does not.
+func runWritesPrimary(ctx context.Context, r *run) (out []Result, err error) {
+	c, err := r.openCompared(ctx, true)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, c.close()) }()
+	before, err := c.counted(ctx)
+	if err != nil {
+		return nil, err
+	}
+	reps, err := r.alternate(ctx, func() (float64, error) {
+		return rateOf(ctx, c.qemu.connected(), true, r.floorTime())
+	}, func() (float64, error) {
+		rate, err := rateOf(ctx, c.places()[0].connected(), true, r.duration())
+		return rate, errors.Join(err, c.quiesced(ctx))
+	})
+	if err != nil {
+		return nil, err
+	}
+	after, err := c.counted(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.verify(ctx); err != nil {
+		return nil, err
+	}
+	sent, read := after.sent-before.sent, after.catchups-before.catchups
+	return []Result{result(Result{Name: "writes-primary", Goal: "P11", Unit: "writes/s", Target: atLeast(0.80),
+		FloorName: "host writes to qemu-nbd on a bare device without replication",
+		Notes: append(c.notes(), fmt.Sprintf("%.0f MB were sent to the secondary, of which %.1f %% read from the local device because the queue was full; afterwards a sixteenth of the copy was compared with the volume: equal",
+			float64(sent)/1e6, 100*float64(read)/float64(max(1, sent))))}, reps)}, nil
+}
+
+// scatterTime is how long random writes scatter the blocks of a copy before it is read.
+const scatterTime = 2 * time.Second
+
+// runReadsNBD: what hosts can read from a copy, beside a server of a bare device.
+func runReadsNBD(ctx context.Context, r *run) (out []Result, err error) {
+	c, err := r.openCompared(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, c.close()) }()
+	if _, err := rateOf(ctx, c.places(), true, scatterTime); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(c.quiesced(ctx), c.verify(ctx)); err != nil {
+		return nil, err
+	}
+	replica := place{c.copySocket(0), c.export(0), clusterVolume}
+	reps, err := r.alternate(ctx, func() (float64, error) {
+		return rateOf(ctx, c.qemu.connected(), false, r.floorTime())
+	}, func() (float64, error) { return rateOf(ctx, replica.connected(), false, r.duration()) })
+	if err != nil {
+		return nil, err
+	}
+	return []Result{result(Result{Name: "reads-nbd", Goal: "P10", Unit: "reads/s", Target: atLeast(1),
+		FloorName: "host reads from qemu-nbd on a bare device",
+		Notes:     append(c.notes(), "the copy on the secondary control, as of its last final CG, every block's checksum verified; its blocks lie scattered by random writes; before, a sixteenth was compared with the volume: equal")}, reps)}, nil
+}
