@@ -81,9 +81,9 @@ func (x *Result) row() []string {
 
 func (t *Target) String() string {
 	if t.AtMost {
-		return fmt.Sprintf("<= %g", t.Bound)
+		return fmt.Sprintf("<= %.4g", t.Bound)
 	}
-	return fmt.Sprintf(">= %g", t.Bound)
+	return fmt.Sprintf(">= %.4g", t.Bound)
 }
 
 // figure prints four digits, without an exponent.
