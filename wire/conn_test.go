@@ -16,6 +16,7 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 // tcpPair gives both ends of a connection over loopback, before the handshake.
@@ -469,6 +470,163 @@ func TestWriteTimeout(t *testing.T) {
 		c.Close()
 		b.Close()
 	})
+}
+
+// A write that gets no further does not fail while the peer is heard of: it pushes back. It fails once that falls silent.
+func TestPeerThatPushesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := net.Pipe()
+		c, peer := NewConn(a, Options{}), NewWriter(b)
+		heard := make(chan error, 1)
+		go func() {
+			_, _, err := c.Next()
+			heard <- err
+		}()
+		wrote := make(chan error, 1)
+		go func() { wrote <- c.WriteMessage(&Status{}) }() // nobody reads b
+		for range 60 {
+			time.Sleep(time.Second)
+			if err := peer.WriteMessage(&Pong{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		last := time.Now()
+		select {
+		case err := <-wrote:
+			t.Fatalf("given up while the peer was heard of: %v", err)
+		default:
+		}
+		if err := <-heard; !errors.Is(err, ErrSilent) || time.Since(last) != 3*time.Second {
+			t.Errorf("%v after %v of silence", err, time.Since(last))
+		}
+		c.Close() // as every reader does then
+		if err := <-wrote; err == nil || time.Since(last) != 3*time.Second {
+			t.Errorf("the write: %v after %v of silence", err, time.Since(last))
+		}
+		b.Close()
+	})
+}
+
+// A slow peer gets a frame whole, however long that takes, also if nothing comes from it meanwhile.
+func TestSlowPeerGetsTheFrame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := net.Pipe()
+		c := NewConn(a, Options{})
+		payload, sums := randomBlocks(3, 8)
+		var batch Batch
+		batch.Reset(1)
+		if err := batch.Add(Update{Count: 8}, sums, payload); err != nil {
+			t.Fatal(err)
+		}
+		wrote := make(chan error, 1)
+		go func() { wrote <- errors.Join(c.WriteUpdates(&batch, 1), c.WriteMessage(&Credit{Applied: 7})) }()
+		r := NewReader(&drip{b})
+		h, _, err := r.Next()
+		got := make([]byte, h.Payload)
+		if err == nil {
+			err = r.Payload(got)
+		}
+		if err != nil || !bytes.Equal(got, payload) {
+			t.Errorf("%v; the payload is right: %v", err, bytes.Equal(got, payload))
+		}
+		if h, _, err := r.Next(); err != nil || h.Type != TypeCredit {
+			t.Errorf("then %v, %v", h.Type, err)
+		}
+		if err := <-wrote; err != nil {
+			t.Error(err)
+		}
+		c.Close()
+		b.Close()
+	})
+}
+
+// drip reads a little at a time, slowly.
+type drip struct{ net.Conn }
+
+func (d *drip) Read(p []byte) (int, error) {
+	time.Sleep(2 * time.Second)
+	return d.Conn.Read(p[:min(len(p), 500)])
+}
+
+// A write that somebody ended by moving its deadline is not taken up again.
+func TestEndedWriteStaysEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := net.Pipe()
+		c := NewConn(a, Options{})
+		wrote := make(chan error, 1)
+		go func() { wrote <- c.WriteMessage(&Status{}) }()
+		synctest.Wait()
+		if err := a.SetDeadline(time.Unix(1, 0)); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-wrote; !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%v", err)
+		}
+		c.Close()
+		b.Close()
+	})
+}
+
+// Two sides with very different timeouts stay connected, also when the less patient one sends all the time.
+func TestUnequalTimeouts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := net.Pipe()
+		p, s := NewConn(a, Options{IdleTimeout: time.Second}), NewConn(b, Options{IdleTimeout: time.Hour})
+		if dialed, answered := shake(p, s, primaryHello, secondaryHello, nil); dialed != nil || answered != nil {
+			t.Fatal(dialed, answered)
+		}
+		heard := make(chan error, 2)
+		go func() {
+			_, _, err := p.Next()
+			heard <- err
+		}()
+		go func() {
+			for {
+				if _, _, err := s.Next(); err != nil {
+					heard <- err
+					return
+				}
+			}
+		}()
+		for i := range 600 {
+			if err := p.WriteStream(&ZeroRanges{CG: 1, Ranges: []Zeroes{{Count: 1}}}, uint64(i+1)); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		select {
+		case err := <-heard:
+			t.Error(err)
+		default:
+		}
+		p.Close()
+		s.Close()
+		<-heard
+		<-heard
+	})
+}
+
+// TestUnacknowledgedIsBounded: the kernel ends what a listener accepted when nothing is acknowledged, and not what was dialed: there a
+// peer that pushes back would be taken for one that is gone.
+func TestUnacknowledgedIsBounded(t *testing.T) {
+	p, s := openPair(t)
+	for _, side := range []struct {
+		c    *Conn
+		want int
+	}{{s, 3000}, {p, 0}} {
+		raw, err := side.c.nc.(*net.TCPConn).SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = raw.Control(func(fd uintptr) {
+			if ms, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT); err != nil || ms != side.want {
+				t.Errorf("%v: TCP_USER_TIMEOUT %d ms, %v; want %d", side.c.own.Role, ms, err, side.want)
+			}
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 // Close frees every goroutine that waits, and leaves none behind (synctest would not end).

@@ -55,12 +55,14 @@ func (d *decoder) checkNode(f *File) {
 	if f.Primary != nil {
 		d.required("node.state_dir", f.Node.StateDir == "", "a directory for the write-intent log")
 	}
-	if f.Manager != nil && f.Manager.DecisionLog == "" {
-		d.required("node.state_dir", f.Node.StateDir == "", "a directory for the decision log (or set manager.decision_log)")
+	if f.Manager != nil {
+		what := "a directory for the audit log"
+		if f.Manager.DecisionLog == "" {
+			what = "a directory for the decision log and the audit log"
+		}
+		d.required("node.state_dir", f.Node.StateDir == "", what)
 	}
-	if f.Manager != nil && f.Manager.inEtcd() {
-		d.required("node.state_dir", f.Node.StateDir == "", "a directory for the audit log")
-	}
+	d.within("node.peer_timeout", f.Node.PeerTimeout, time.Second, time.Minute)
 }
 
 func (d *decoder) checkSecondary(f *File) {
@@ -193,7 +195,7 @@ func (d *decoder) atLeast(path string, s, least Size) {
 	}
 }
 
-// within checks a duration against the range that the replication manager accepts.
+// within checks a duration against the range that is accepted where it is used.
 func (d *decoder) within(path string, v Duration, least, most time.Duration) {
 	if (v.Std() < least || v.Std() > most) && !d.known(path) {
 		d.problem(path, "%v is out of range: write a value from %v to %v", v, least, most)

@@ -175,6 +175,11 @@ func TestBadFiles(t *testing.T) {
 			`f.toml:12:3: primary.volume[1].secondary: is missing: give the address of the secondary control that holds the copy`,
 			`f.toml:12:3: primary.volume[1].nbd: is missing: give the address where hosts find the volume (or set primary.nbd for all)`,
 		}},
+		{"a manager's audit log", "[node]\nname = \"n\"\nlisten = \"127.0.0.1:1\"\npeer_timeout = \"10ms\"\n[manager]\ndecision_log = \"d.db\"\n" +
+			"[[manager.group]]\nname = \"g\"\nprimaries = [\"127.0.0.1:2\"]\nsecondaries = [\"127.0.0.1:3\"]\n", []string{
+			`f.toml:1:2: node.state_dir: is missing: give a directory for the audit log`,
+			`f.toml:4:1: node.peer_timeout: 10ms is out of range: write a value from 1s to 1m0s`,
+		}},
 		{"two roles", node + "[secondary]\ndevices = [\"/d\"]\n[manager]\n", []string{
 			`f.toml:7:2: manager: a node has one role, and this file has secondary and manager: write one file for each node`,
 		}},
@@ -232,6 +237,7 @@ func TestSettingsAlone(t *testing.T) {
 	f, err := Load("", RoleManager, []Setting{
 		{Key: "node.name", Values: []string{"m"}},
 		{Key: "node.listen", Values: []string{"127.0.0.1:1"}},
+		{Key: "node.state_dir", Values: []string{"/s"}},
 		{Key: "manager.decision_log", Values: []string{"d.db"}},
 		{Key: "manager.group", Values: []string{"name=g,primaries=127.0.0.1:2;127.0.0.1:3,secondaries=unix:/s,coordination-timeout=20ms"}},
 	})

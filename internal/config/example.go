@@ -23,6 +23,7 @@ const exampleSecondary = `# A secondary control: it holds the copy.
 name = "b1"                             # unique in the installation
 listen = "127.0.0.1:7400"               # replication protocol and status; loopback or unix:/path
 state_dir = "/var/lib/farside"          # a secondary needs none: its state is in its pool
+peer_timeout = "3s"                     # a peer that is silent for so long is taken for gone
 log_level = "info"                      # debug, info, warn or error
 
 [secondary]
@@ -48,6 +49,7 @@ const examplePrimary = `# A primary control: hosts write to its volumes.
 name = "a1"                             # unique in the installation
 listen = "127.0.0.1:7401"               # replication protocol and status; loopback or unix:/path
 state_dir = "/var/lib/farside"          # the write-intent log
+peer_timeout = "3s"                     # a peer that is silent for so long is taken for gone
 log_level = "info"                      # debug, info, warn or error
 
 [primary]
@@ -77,7 +79,8 @@ const exampleManager = `# A replication manager: it forms consistency groups ove
 [node]
 name = "m1"                             # unique in the installation
 listen = "127.0.0.1:7402"               # status; loopback or unix:/path
-state_dir = "/var/lib/farside"          # the decision log, if it is not named below
+state_dir = "/var/lib/farside"          # the audit log, and the decision log if it is not named below
+peer_timeout = "3s"                     # a peer that is silent for so long is taken for gone
 log_level = "info"                      # debug, info, warn or error
 
 [manager]

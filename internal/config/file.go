@@ -43,8 +43,10 @@ type Node struct {
 	// Listen is where the wire protocol is served, for primaries, managers and status. Required.
 	Listen Address `toml:"listen" help:"address that serves the replication protocol and status"`
 	// StateDir is an existing directory for what the node must remember: a primary's write-intent log, a
-	// manager's decision log. Required for these two; a secondary keeps its state in its pool.
+	// manager's decision log and audit log. Required for these two; a secondary keeps its state in its pool.
 	StateDir string `toml:"state_dir" help:"directory for what this node must remember"`
+	// PeerTimeout is how long a peer may be silent before the connection with it is given up and made anew. Default 3s.
+	PeerTimeout Duration `toml:"peer_timeout" help:"how long a peer may be silent before its connection is given up (default 3s)"`
 	// LogLevel is debug, info, warn or error. Default info. The flag is the global --log-level.
 	LogLevel LogLevel `toml:"log_level" help:"least severe messages to log: debug, info, warn or error"`
 }
@@ -174,7 +176,10 @@ type Group struct {
 // defaulter is a section that has values before anything is read.
 type defaulter interface{ setDefaults() }
 
-func (n *Node) setDefaults() { n.LogLevel = "info" }
+func (n *Node) setDefaults() {
+	n.LogLevel = "info"
+	n.PeerTimeout = Duration(3 * time.Second)
+}
 
 func (s *Secondary) setDefaults() {
 	s.IO = IOUring

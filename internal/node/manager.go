@@ -119,7 +119,7 @@ func takeLog(ctx context.Context, f *config.File) (_ manager.Log, release func()
 
 // managerOptions names controls by their addresses, which is how the configuration knows them.
 func managerOptions(f *config.File) manager.Options {
-	o := manager.Options{Name: f.Node.Name, Listen: f.Node.Listen.String()}
+	o := manager.Options{Name: f.Node.Name, Listen: f.Node.Listen.String(), Wire: wireOptions(f)}
 	seen := map[string]bool{}
 	add := func(role wire.Role, addresses []config.Address) (names []string) {
 		for _, a := range addresses {

@@ -105,7 +105,7 @@ func servePrimary(ctx context.Context, f *config.File, volumes []config.PrimaryV
 		core.Overwrite = append(core.Overwrite, wire.UUID(id))
 	}
 	node, err := primary.Open(primary.Options{Name: f.Node.Name, Groups: groups, Devices: devs, Secondaries: secondaries,
-		StateDir: f.Node.StateDir, Listener: l, Core: core, Log: log})
+		StateDir: f.Node.StateDir, Listener: l, Wire: wireOptions(f), Core: core, Log: log})
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}

@@ -87,7 +87,7 @@ func closePool(pool *engine.Pool) error {
 }
 
 func serveSecondary(ctx context.Context, f *config.File, pool *engine.Pool, events *target.Events, failed <-chan error, log *slog.Logger, ready func()) error {
-	node, err := target.New(target.Options{Pool: pool, Name: f.Node.Name, Events: events, Logger: log, Window: uint64(f.Secondary.Window)})
+	node, err := target.New(target.Options{Pool: pool, Name: f.Node.Name, Events: events, Logger: log, Window: uint64(f.Secondary.Window), Wire: wireOptions(f)})
 	if err != nil {
 		return err
 	}

@@ -110,6 +110,14 @@ func (s *socket) allow() {
 	s.stopped, s.ending = false, true
 }
 
+// SyscallConn is that of the connection, where it has one.
+func (s *socket) SyscallConn() (syscall.RawConn, error) {
+	if s.raw == nil {
+		return nil, errors.ErrUnsupported
+	}
+	return s.raw, nil
+}
+
 // CloseWrite ends one direction, where the transport can.
 func (s *socket) CloseWrite() error {
 	if half, ok := s.Conn.(interface{ CloseWrite() error }); ok {
