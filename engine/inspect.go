@@ -19,8 +19,8 @@ func (Inspection) State(g *Group) GroupState {
 }
 
 // Look calls f for each virtual block of v as the view of this kind has it: where it is (0: unmapped, zeros), and
-// whether a block with a given checksum could be what it holds.
-func (Inspection) Look(v *Volume, kind ViewKind, f func(b VBlock, at PBlock, matches func(sum uint64) bool)) {
+// what is kept of its checksum.
+func (Inspection) Look(v *Volume, kind ViewKind, f func(b VBlock, at PBlock, sum PartialSum)) {
 	view := v.group.final.Load()
 	if kind == LinkedView {
 		view = v.group.linked.Load()
@@ -28,9 +28,15 @@ func (Inspection) Look(v *Volume, kind ViewKind, f func(b VBlock, at PBlock, mat
 	vv := &view.vols[v.slot]
 	for b := VBlock(0); uint64(b) < v.table.blocks(); b++ {
 		e := vv.lookup(b)
-		f(b, e.block(), e.matches)
+		f(b, e.block(), PartialSum{e})
 	}
 }
+
+// PartialSum is the part of a block's checksum that a pointer table keeps.
+type PartialSum struct{ e entry }
+
+// Of says whether a block with this checksum could be the one.
+func (p PartialSum) Of(sum uint64) bool { return p.e.matches(sum) }
 
 // Blocks checks what is used against what is named: every block that a table names is used, none is named twice, and
 // nothing is used that is neither named, nor reserved by one of the writers, nor waiting for a reader to leave.

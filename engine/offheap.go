@@ -10,12 +10,18 @@ import (
 
 // Tables live outside Go's heap: the collector need not scan them, and pages that were never touched cost nothing.
 
+// smallBytes and less is left to the collector: a system call costs more than such a table holds.
+const smallBytes = 4096
+
 // mapSlice maps n zeroed elements of T, which must hold no Go pointers.
 func mapSlice[T any](n uint64) ([]T, error) {
 	var t T
 	size := n * uint64(unsafe.Sizeof(t))
 	if size == 0 {
 		return nil, nil
+	}
+	if size <= smallBytes {
+		return make([]T, n), nil
 	}
 	mem, err := unix.Mmap(-1, 0, int(size), unix.PROT_READ|unix.PROT_WRITE,
 		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
@@ -25,13 +31,20 @@ func mapSlice[T any](n uint64) ([]T, error) {
 	return unsafe.Slice((*T)(unsafe.Pointer(&mem[0])), n), nil
 }
 
-// unmapSlice gives back what mapSlice returned, whole.
+// unmapSlice gives back what mapSlice returned, whole. Memory that is not unmapped is spoiled: whoever still uses it shall
+// not go unnoticed.
 func unmapSlice[T any](s []T) {
 	if len(s) == 0 {
 		return
 	}
 	size := len(s) * int(unsafe.Sizeof(s[0]))
 	mem := unsafe.Slice((*byte)(unsafe.Pointer(&s[0])), size)
+	if size <= smallBytes {
+		for i := range mem {
+			mem[i] = 0xdb
+		}
+		return
+	}
 	if err := unix.Munmap(mem); err != nil {
 		panic(fmt.Sprintf("engine: munmap of a table of %d bytes: %v", size, err))
 	}

@@ -30,6 +30,8 @@ type Options struct {
 	// OnRefused is told of a CG that was sealed on every volume and can never become complete: it was forgotten, its
 	// updates must be sent again in smaller CGs. It runs on the control loop, too.
 	OnRefused func(group string, cg uint64, err error)
+	// Arenas gives memory for device I/O; nil: it is mapped when needed. Only with Manual.
+	Arenas *ring.Arenas
 	// Logger gets control-plane events; nil: none.
 	Logger *slog.Logger
 }

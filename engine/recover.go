@@ -78,7 +78,7 @@ const scratchBlocks = 256
 
 // recover opens the pool on the calling goroutine, which becomes the control loop's. On error everything is given back.
 func (p *Pool) recover() (err error) {
-	arena, err := ring.NewArena((journalBuffers+checkpointBuffers)*pieceBytes + scratchBlocks*BlockSize)
+	arena, err := p.opts.Arenas.New((journalBuffers+checkpointBuffers)*pieceBytes + scratchBlocks*BlockSize)
 	if err != nil {
 		return err
 	}

@@ -65,7 +65,7 @@ type binding struct {
 // NewWriter opens a writer for the calling goroutine. Close it on the same goroutine.
 func (p *Pool) NewWriter() (*Writer, error) {
 	n, blocks := p.opts.WriterBuffers, p.opts.WriterBufferBlocks
-	arena, err := ring.NewArena(n * blocks * BlockSize)
+	arena, err := p.opts.Arenas.New(n * blocks * BlockSize)
 	if err != nil {
 		return nil, err
 	}

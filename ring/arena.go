@@ -1,6 +1,7 @@
 package ring
 
 import (
+	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -8,7 +9,10 @@ import (
 
 // Arena is page-aligned memory outside Go's heap for device I/O: the collector neither scans
 // nor moves it, and a queue can register it with the kernel.
-type Arena struct{ mem []byte }
+type Arena struct {
+	mem  []byte
+	home *Arenas
+}
 
 // NewArena maps size bytes, a multiple of 4096.
 func NewArena(size int) (*Arena, error) {
@@ -32,5 +36,54 @@ func (a *Arena) Close() error {
 	if mem == nil {
 		return nil
 	}
+	if a.home != nil {
+		a.home.put(mem)
+		return nil
+	}
 	return unix.Munmap(mem)
+}
+
+// Arenas makes arenas of memory that earlier ones gave back, for who opens and closes pools all the time: a fresh
+// page costs more than what is done with it. A nil *Arenas maps and unmaps each. Not safe for concurrent use.
+type Arenas struct{ free map[int][][]byte }
+
+// New gives an arena of size bytes, with arbitrary contents.
+func (h *Arenas) New(size int) (*Arena, error) {
+	if h == nil {
+		return NewArena(size)
+	}
+	if list := h.free[size]; len(list) > 0 {
+		mem := list[len(list)-1]
+		h.free[size] = list[:len(list)-1]
+		return &Arena{mem, h}, nil
+	}
+	a, err := NewArena(size)
+	if err != nil {
+		return nil, err
+	}
+	a.home = h
+	return a, nil
+}
+
+// put keeps mem, spoiled in each block, so that whoever still reads it is noticed.
+func (h *Arenas) put(mem []byte) {
+	if h.free == nil {
+		h.free = make(map[int][][]byte)
+	}
+	for at := 0; at < len(mem); at += 512 {
+		copy(mem[at:], "this memory was given back")
+	}
+	h.free[len(mem)] = append(h.free[len(mem)], mem)
+}
+
+// Close unmaps what is not in use.
+func (h *Arenas) Close() error {
+	var errs []error
+	for _, list := range h.free {
+		for _, mem := range list {
+			errs = append(errs, unix.Munmap(mem))
+		}
+	}
+	h.free = nil
+	return errors.Join(errs...)
 }

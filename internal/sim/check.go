@@ -152,8 +152,8 @@ func (w *world) checkView(s *secondaryNode, kind engine.ViewKind, cg uint64) {
 		if want == nil {
 			w.fail("view", "%s shows CG %d, at whose cut volume %s was not held", s.name, cg, v.name)
 		}
-		s.pool.Inspect().Look(ev, kind, func(b engine.VBlock, at engine.PBlock, matches func(uint64) bool) {
-			if at == 0 && want[b] != zeroSum || at != 0 && !matches(want[b]) {
+		s.pool.Inspect().Look(ev, kind, func(b engine.VBlock, at engine.PBlock, sum engine.PartialSum) {
+			if at == 0 && want[b] != zeroSum || at != 0 && !sum.Of(want[b]) {
 				w.fail("view", "%s, view %d: CG %d volume %s block %d (physical %d) is not what the primary held at the cut", s.name, kind, cg, v.name, b, at)
 			}
 		})
@@ -181,7 +181,7 @@ func (w *world) compare(s *secondaryNode, v *volume, cg uint64, kind engine.View
 		w.fail("view", "%s: %v", s.name, err)
 	}
 	done := false
-	r := &engine.Read{Volume: ev, View: kind, Snapshot: of, Buf: w.buffer[:v.blocks*engine.BlockSize],
+	r := &engine.Read{Volume: ev, View: kind, Snapshot: of, Buf: w.memory.reading(int(v.blocks * engine.BlockSize)),
 		Done: func(*engine.Read) { done = true }}
 	r.Start()
 	for !done {

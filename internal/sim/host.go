@@ -58,7 +58,7 @@ func (h *host) record() {
 		return
 	}
 	h.pending = true
-	data := newPayload(primary.BlockSize)
+	data := h.w.memory.payload(primary.BlockSize)
 	h.fill(data.b)
 	binary.LittleEndian.PutUint64(data.b, chainMagic)
 	binary.LittleEndian.PutUint64(data.b[8:], h.next)
@@ -69,6 +69,7 @@ func (h *host) record() {
 // fill makes contents that no other write has.
 func (h *host) fill(b []byte) {
 	h.stamp++
+	clear(b)
 	for at := 0; at+16 <= len(b); at += primary.BlockSize / 8 {
 		binary.LittleEndian.PutUint64(b[at:], h.stamp)
 		binary.LittleEndian.PutUint64(b[at+8:], uint64(at))
@@ -82,7 +83,7 @@ func (h *host) other(op primary.Op, v *volume, off, n uint64, fua bool) {
 	}
 	io := &hostIO{v: v, IO: primary.IO{Op: op, FUA: fua, Off: off, Len: n}}
 	if op == primary.OpWrite {
-		data := newPayload(int(n+primary.BlockSize-1) / primary.BlockSize * primary.BlockSize)
+		data := h.w.memory.payload(int(n+primary.BlockSize-1) / primary.BlockSize * primary.BlockSize)
 		h.fill(data.b)
 		io.Payload = data
 	}
@@ -99,6 +100,9 @@ func (h *host) submit(io *hostIO) {
 // done takes the outcome.
 func (h *host) done(io *hostIO, err error) {
 	h.end(io)
+	if io.Payload != nil {
+		io.Payload.Release()
+	}
 	if !io.chain {
 		return
 	}
@@ -108,7 +112,7 @@ func (h *host) done(io *hostIO, err error) {
 	}
 }
 
-// lost: the primary went away before it answered. The request may have been done.
+// lost: the primary went away before it answered. The request may have been done; its memory may still be with a device.
 func (h *host) lost(io *hostIO) {
 	h.end(io)
 	if io.chain {

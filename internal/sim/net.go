@@ -175,7 +175,7 @@ func (e *end) truncate() {
 	keep := rng.IntN(len(e.coming) + 1)
 	if keep < len(e.coming) {
 		if frame, ok := e.coming[keep].v.(*frame); ok && rng.IntN(2) == 0 {
-			e.coming[keep].v = frame.cutAt(rng.IntN(len(frame.bytes)))
+			frame.bytes, frame.whole = frame.bytes[:rng.IntN(len(frame.bytes))], false
 			keep++
 		}
 	}
@@ -190,8 +190,6 @@ type frame struct {
 	bytes []byte
 	whole bool
 }
-
-func (f *frame) cutAt(n int) *frame { return &frame{f.bytes[:n], false} }
 
 // partition keeps two nodes from reaching each other for a while.
 type partition struct {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"time"
-	"unsafe"
 
 	"github.com/cespare/xxhash/v2"
 
@@ -50,16 +49,22 @@ type link struct {
 	sending bool
 	held    *primary.Frame
 	writer  *wire.Writer
-	out     bytes.Buffer
+	out     outbox
 	batch   wire.Batch
 	zeroes  wire.ZeroRanges
 	mangle  bool // change the next update on its way
 }
 
+func (w *world) coreOptions() primary.CoreOptions {
+	o := w.cfg.core
+	o.Alloc = func(n int) primary.Payload { return w.memory.payload(n) }
+	return o
+}
+
 func (p *primaryNode) start() {
 	w := p.w
 	p.begin()
-	core, err := primary.NewCore(w.cfg.core, w.cfg.groupSpec(p), primary.LoadIntent(p.files))
+	core, err := primary.NewCore(w.coreOptions(), w.cfg.groupSpec(p), primary.LoadIntent(p.files))
 	if err != nil {
 		w.fail("start", "primary %s: %v", p.name, err)
 	}
@@ -95,7 +100,7 @@ func (p *primaryNode) stop(power bool, policy ringtest.Policy) {
 	p.loseIntent()
 	p.end(power)
 	if power {
-		p.devs = p.devs.Crash(policy)
+		p.devs = p.devs.Restart(policy)
 	} else {
 		p.devs.Uncertain() // what is with the kernel is done
 		p.devs = p.devs.Reopen()
@@ -166,7 +171,7 @@ func (p *primaryNode) pump() {
 		p.intent = &iw
 		p.after(p.between(10*time.Microsecond, time.Millisecond), p.intentDone)
 	}
-	ready := append([]int(nil), a.Ready...)
+	ready := append([]int(nil), a.Ready...) // pump is entered again before it ends
 	done := append([]*primary.IO(nil), a.Done...)
 	if d := c.Deadline(); p.alarm == 0 || d < p.alarm {
 		p.alarm = d
@@ -275,7 +280,7 @@ func (p *primaryNode) serveManager(e *end) {
 func (l *link) connect(pause time.Duration) {
 	p := l.p
 	p.after(pause, func() {
-		l.out.Reset()
+		l.out.f = nil
 		l.writer = wire.NewWriter(&l.out)
 		l.bound = false
 		p.w.dial(p.node, l.to.node, l.to.servePrimary, func(e *end) {
@@ -365,11 +370,12 @@ func (l *link) transmit() {
 	}
 	f.Seal()
 	l.held = f
+	l.out.f = p.w.memory.frame()
 	if err := l.encode(f); err != nil {
 		p.w.fail("encode", "primary %s, frame %d: %v", p.name, f.Seq, err)
 	}
-	l.end.send(&frame{bytes.Clone(l.out.Bytes()), true})
-	l.out.Reset()
+	l.end.send(l.out.f)
+	l.out.f = nil
 	p.w.report.Frames++
 	p.pump()
 	l.sending = true
@@ -453,20 +459,4 @@ func (v *volume) image() []uint64 {
 		}
 	}
 	return append([]uint64(nil), v.sums...)
-}
-
-// payload is memory of a host's write.
-type payload struct{ b []byte }
-
-func newPayload(n int) *payload { return &payload{aligned(n)} }
-
-func (p *payload) Bytes() []byte { return p.b }
-func (*payload) Retain()         {}
-func (*payload) Release()        {}
-
-// aligned gives memory that begins on a multiple of 4096.
-func aligned(n int) []byte {
-	b := make([]byte, n+primary.BlockSize)
-	skip := -int(uintptr(unsafe.Pointer(&b[0]))) & (primary.BlockSize - 1)
-	return b[skip : skip+n : skip+n]
 }

@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -53,9 +52,11 @@ type stream struct {
 	rx       *target.Receiver
 	end      *end
 	reader   *wire.Reader
-	feed     bytes.Buffer
+	feed     feed
 	inbox    []*frame
-	current  *taken
+	current  *taken // nil, or &taking
+	taking   taken
+	payload  *frame // memory for what is taken
 	resumed  bool
 	credited uint64
 	pending  uint64
@@ -145,7 +146,7 @@ func (s *secondaryNode) start() {
 
 func (s *secondaryNode) options() engine.Options {
 	c := s.w.cfg
-	return engine.Options{Manual: true, WriterBuffers: c.writerBuffers, WriterBufferBlocks: c.writerBlocks,
+	return engine.Options{Manual: true, Arenas: &s.w.memory.arenas, WriterBuffers: c.writerBuffers, WriterBufferBlocks: c.writerBlocks,
 		OnComplete: func(_ string, cg uint64) { s.completed(cg) },
 		OnFailure:  func(err error) { s.failed = err }}
 }
@@ -159,7 +160,7 @@ func (s *secondaryNode) format() error {
 	if _, err := engine.Format(s.devs, o); err != nil {
 		return err
 	}
-	pool, err := engine.Open(s.devs, engine.Options{Manual: true})
+	pool, err := engine.Open(s.devs, engine.Options{Manual: true, Arenas: &s.w.memory.arenas})
 	if err != nil {
 		return err
 	}
@@ -191,7 +192,7 @@ func (s *secondaryNode) stop(power bool, policy ringtest.Policy) {
 	s.devs.Uncertain() // what is with the kernel is done, unless the power fails
 	s.free()
 	if power {
-		s.devs = s.devs.Crash(policy)
+		s.devs = s.devs.Restart(policy)
 	} else {
 		s.devs = s.devs.Reopen()
 	}
@@ -387,7 +388,7 @@ func (s *secondaryNode) attach(e *end, a *wire.Attach) {
 func (t *stream) serve(e *end) {
 	s := t.s
 	t.end, t.inbox, t.current, t.busy, t.full = e, nil, nil, false, false
-	t.feed.Reset()
+	t.feed.b = nil
 	t.reader = wire.NewReader(&t.feed)
 	t.expiry++
 	st, err := s.group.State(background)
@@ -506,7 +507,7 @@ func (t *stream) next() bool {
 	}
 	f := t.inbox[0]
 	t.inbox = t.inbox[1:]
-	t.feed.Write(f.bytes)
+	t.feed.b = f.bytes
 	h, body, err := t.reader.Next()
 	if err != nil {
 		if f.whole {
@@ -514,11 +515,20 @@ func (t *stream) next() bool {
 		}
 		return false
 	}
-	c := &taken{header: h, body: bytes.Clone(body), whole: f.whole, payload: make([]byte, min(int(h.Payload), len(f.bytes)-wire.HeaderSize-int(h.Body)))}
+	c := &t.taking
+	c.header, c.whole = h, f.whole
+	c.body = append(c.body[:0], body...)
+	if t.payload == nil {
+		t.payload = t.s.w.memory.frame()
+	}
+	n := min(int(h.Payload), len(f.bytes)-wire.HeaderSize-int(h.Body))
+	t.payload.bytes = slices.Grow(t.payload.bytes[:0], n)[:n]
+	c.payload = t.payload.bytes
 	if err := t.reader.Payload(c.payload); err != nil {
 		t.s.w.fail("protocol", "%s: %v", t.s.name, err)
 	}
 	t.current = c
+	t.s.w.memory.frames.put(f)
 	return true
 }
 

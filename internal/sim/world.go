@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/farside-storage/farside/engine"
-	"github.com/farside-storage/farside/ring"
 	"github.com/farside-storage/farside/ring/ringtest"
 )
 
@@ -27,8 +26,7 @@ type world struct {
 
 	conns      []*conn
 	partitions []*partition
-	buffer     []byte // for reads of whole volumes
-	memory     *ring.Arena
+	memory     *memory
 	quiet      bool // no faults any more
 
 	lastDecided uint64
@@ -62,7 +60,7 @@ func (w *world) trace(format string, args ...any) {
 
 func newWorld(seed uint64) (*world, error) {
 	w := &world{seed: seed, cfg: drawConfig(seed), rng: rand.New(rand.NewPCG(seed, 1)), hist: newHistory(),
-		log: &decisionLog{decided: map[uint64]bool{}}}
+		log: &decisionLog{decided: map[uint64]bool{}}, memory: memories.Get().(*memory)}
 	for i := range w.cfg.secondaries {
 		w.sec = append(w.sec, &secondaryNode{node: w.newNode(fmt.Sprintf("s%d", i), uint64(100+i)), index: i})
 	}
@@ -72,7 +70,6 @@ func newWorld(seed uint64) (*world, error) {
 	for i := range w.man {
 		w.man[i] = &managerNode{node: w.newNode(fmt.Sprintf("m%d", i), uint64(300+i))}
 	}
-	most := uint64(0)
 	for i, vc := range w.cfg.volumes {
 		p := w.prim[vc.primary]
 		v := &volume{name: fmt.Sprintf("v%d", i), owner: p, device: len(p.volumes), blocks: vc.blocks,
@@ -83,14 +80,7 @@ func newWorld(seed uint64) (*world, error) {
 			v.to = append(v.to, w.sec[s])
 			w.sec[s].volumes = append(w.sec[s].volumes, v)
 		}
-		most = max(most, vc.blocks)
 	}
-	arena, err := ring.NewArena(int(most) * engine.BlockSize)
-	if err != nil {
-		return nil, err
-	}
-	w.buffer = arena.Bytes()
-	w.memory = arena
 	w.host = newHost(w)
 	return w, w.makeDevices()
 }
@@ -101,7 +91,7 @@ func (w *world) makeDevices() error {
 		for _, v := range p.volumes {
 			specs = append(specs, ringtest.Spec{Path: p.name + "." + v.name, Size: int64(v.blocks) * engine.BlockSize, SectorSize: w.cfg.sectors})
 		}
-		p.devs = ringtest.MustNew(ringtest.Options{Seed: p.rng.Uint64()}, specs...)
+		p.devs = ringtest.MustNew(ringtest.Options{Seed: p.rng.Uint64(), Memory: &w.memory.sectors}, specs...)
 		for _, v := range p.volumes { // they held something before
 			for b := uint64(chainBlocks); b < v.blocks; b += 3 {
 				w.host.fill(v.buf)
@@ -110,7 +100,7 @@ func (w *world) makeDevices() error {
 		}
 	}
 	for _, s := range w.sec {
-		s.devs = ringtest.MustNew(ringtest.Options{Seed: s.rng.Uint64()}, w.cfg.poolSpecs(s)...)
+		s.devs = ringtest.MustNew(ringtest.Options{Seed: s.rng.Uint64(), Memory: &w.memory.sectors}, w.cfg.poolSpecs(s)...)
 		if err := s.format(); err != nil {
 			return fmt.Errorf("seed %d: format %s: %w", w.seed, s.name, err)
 		}
@@ -126,7 +116,7 @@ func (w *world) close() {
 			s.free()
 		}
 	}
-	_ = w.memory.Close() // unmapping memory of ours cannot fail
+	w.memory.release()
 }
 
 // run does ops, then lets everything heal and waits for a CG that holds it all.

@@ -43,28 +43,31 @@ type Options struct {
 type Memory struct {
 	slabs [][]byte
 	used  int
+	rest  []byte // of the slab used last
 }
 
-// slab gives n bytes of arbitrary contents; always the same n for one Memory, or it wastes what it has.
-func (m *Memory) slab(n int) []byte {
+// slabBytes is what Memory takes from the heap at a time.
+const slabBytes = 1 << 20
+
+// get gives n bytes of arbitrary contents.
+func (m *Memory) get(n int) []byte {
 	if m == nil {
 		return make([]byte, n)
 	}
-	for m.used < len(m.slabs) && len(m.slabs[m.used]) < n {
+	if len(m.rest) < n {
+		if m.used == len(m.slabs) {
+			m.slabs = append(m.slabs, make([]byte, slabBytes))
+		}
+		m.rest = m.slabs[m.used]
 		m.used++
 	}
-	if m.used == len(m.slabs) {
-		m.slabs = append(m.slabs, make([]byte, max(n, slabBytes)))
-	}
-	m.used++
-	return m.slabs[m.used-1][:n]
+	b := m.rest[:n:n]
+	m.rest = m.rest[n:]
+	return b
 }
 
-// slabBytes holds 64 sectors of the larger kind.
-const slabBytes = 64 * 4096
-
 // Reset takes all memory back. No device that has used it may be used any more.
-func (m *Memory) Reset() { m.used = 0 }
+func (m *Memory) Reset() { m.used, m.rest = 0, nil }
 
 // Devices is a set of simulated devices in one incarnation: from its making to a crash.
 // Safe for use from several goroutines, though only a single one makes it deterministic.

@@ -166,7 +166,7 @@ func (k *disk) lose(seq uint64, rng *rand.Rand) {
 // buffer is memory for one sector; its contents are arbitrary.
 func (k *disk) buffer() []byte {
 	if len(k.free) == 0 {
-		slab := k.mem.slab(64 * k.size)
+		slab := k.mem.get(16 * k.size)
 		for ; len(slab) > 0; slab = slab[k.size:] {
 			k.free = append(k.free, slab[:k.size:k.size])
 		}
