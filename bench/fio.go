@@ -65,9 +65,9 @@ func fioRate(out []byte, op ring.Op) (perSecond float64, err error) {
 	}
 	var report struct {
 		Jobs []struct {
-			Error       int  `json:"error"`
-			R           side `json:"read"`
-			W           side `json:"write"`
+			Error int  `json:"error"`
+			R     side `json:"read"`
+			W     side `json:"write"`
 		} `json:"jobs"`
 	}
 	if err := json.NewDecoder(bytes.NewReader(out[start:])).Decode(&report); err != nil {

@@ -33,6 +33,10 @@ type Options struct {
 	// Full is how many percent of the pool the volume of the ingest workloads takes when all of it is mapped,
 	// 1 to 90; 0: 25. The fuller the pool, the shorter the runs of free blocks that updates go to.
 	Full int
+	// Minutes that each run of workload steady lasts; 0: 10. With Quick it is six seconds.
+	Minutes int
+	// Pictures is an existing folder for pictures of figures over time, as SVG; "": none are made.
+	Pictures string
 	// Quick makes everything short: good enough to see that it works.
 	Quick bool
 	// Command runs farside: the program and its first arguments, for workloads that start whole controls as processes.
@@ -66,6 +70,9 @@ func (o *Options) fill() error {
 	if o.Repetitions == 0 {
 		o.Repetitions = 3
 	}
+	if o.Minutes == 0 {
+		o.Minutes = 10
+	}
 	if o.Full == 0 {
 		o.Full = 25
 	}
@@ -89,6 +96,8 @@ func (o *Options) check() error {
 		return fmt.Errorf("bench: %d seconds: want 1 to 86400", o.Seconds)
 	case o.Repetitions < 1 || o.Repetitions > 100:
 		return fmt.Errorf("bench: %d repetitions: want 1 to 100", o.Repetitions)
+	case o.Minutes < 1 || o.Minutes > 1440:
+		return fmt.Errorf("bench: %d minutes: want 1 to 1440", o.Minutes)
 	case o.Full < 1 || o.Full > 90:
 		return fmt.Errorf("bench: pool %d %% full: want 1 to 90", o.Full)
 	case o.Size != 0 && (o.Size < minSize || o.Size%engine.BlockSize != 0):

@@ -33,6 +33,8 @@ type Result struct {
 	Median      float64      `json:"median"`
 	Max         float64      `json:"max"`
 	Repetitions []Repetition `json:"repetitions"`
+	// Series is how the value went over time, where that was recorded.
+	Series []Sample `json:"series,omitempty"`
 	// Notes say what a reader must know to judge the figure.
 	Notes []string `json:"notes,omitempty"`
 }
@@ -41,6 +43,12 @@ type Result struct {
 type Repetition struct {
 	Value float64 `json:"value"`
 	Floor float64 `json:"floor,omitempty"`
+}
+
+// Sample is a value at a time since the beginning.
+type Sample struct {
+	Seconds float64 `json:"seconds"`
+	Value   float64 `json:"value"`
 }
 
 // Target is a bound for the ratio (where there is a floor, and Result.Absolute is not set) or for the value.

@@ -52,8 +52,9 @@ type session struct {
 	failed   atomic.Pointer[error]
 	ended    chan struct{}
 	onFinal  func(cg uint64)
-	hold     atomic.Bool // complete CGs are not committed from now on
-	held     atomic.Bool // one such became complete
+	onBatch  func(now time.Time) // called now and then while updates are put, if set
+	hold     atomic.Bool         // complete CGs are not committed from now on
+	held     atomic.Bool         // one such became complete
 
 	early, late uint64 // CGs cut before their time for want of room, and after it because the one before was not final
 }
@@ -294,6 +295,9 @@ func (s *session) updateFor(ctx context.Context, d time.Duration) error {
 			}
 		}
 		now := time.Now()
+		if s.onBatch != nil {
+			s.onBatch(now)
+		}
 		if now.Before(next) {
 			continue
 		}

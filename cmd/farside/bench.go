@@ -51,6 +51,8 @@ WORKLOAD is "all" or some of:
 	f.IntVar(&o.Seconds, "seconds", 0, "how long each measurement takes (0: 10, with --quick 2)")
 	f.IntVar(&o.Repetitions, "repetitions", 0, "measurements of each workload, alternating with its floor (0: 3)")
 	f.IntVar(&o.Full, "full", 0, "per cent of the pool that the ingest volume takes (0: 25); what is received takes as much again")
+	f.IntVar(&o.Minutes, "minutes", 0, "how long each run of steady takes (0: 10, with --quick six seconds)")
+	f.StringVar(&o.Pictures, "pictures", "", "existing folder for pictures (SVG) of figures over time")
 	f.BoolVar(&o.Quick, "quick", false, "short: good enough to see that it works")
 	f.StringVar(&o.Profile, "profile", "", "write a profile: cpu, mem, mutex, block or trace")
 	f.BoolVar(&flags.goFormat, "go", false, "print Go's benchmark format, for benchstat")
