@@ -20,14 +20,15 @@ const Memory = "/dev/shm"
 
 // ForTest attaches a loop device of size bytes to a new sparse file in folder dir ("" means the test's
 // temporary folder; so does Memory where it does not exist), and detaches it when the test ends. The file has no name any more, so that a killed
-// test leaves nothing. Skips the test where loop devices cannot be made.
+// test leaves nothing. Where loop devices cannot be made the test is skipped, or fails if the environment forbids skipping
+// (FARSIDE_REQUIRE_TOOLS=1, as in internal/testtool).
 func ForTest(t TB, dir string, size int64, o Options) *Device {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skipf("loop devices need root")
+		missing(t, "loop devices need root: run the tests as root")
 	}
 	if _, err := os.Stat("/dev/loop-control"); err != nil {
-		t.Skipf("no loop devices here: %v", err)
+		missing(t, "no loop devices here; load the module \"loop\": %v", err)
 	}
 	if dir == Memory {
 		if _, err := os.Stat(dir); err != nil {
@@ -47,6 +48,18 @@ func ForTest(t TB, dir string, size int64, o Options) *Device {
 		}
 	})
 	return d
+}
+
+// requireEnv is testtool.RequireEnv: programs have this package in them, and must not have that one.
+const requireEnv = "FARSIDE_REQUIRE_TOOLS"
+
+// missing ends a test that cannot be run here.
+func missing(t TB, format string, args ...any) {
+	t.Helper()
+	if v := os.Getenv(requireEnv); v != "" && v != "0" {
+		t.Fatalf(format+" ("+requireEnv+" is set: skipping is not allowed)", args...)
+	}
+	t.Skipf(format, args...)
 }
 
 func attachNew(dir string, size int64, o Options) (*Device, error) {

@@ -4,14 +4,18 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/farside-storage/farside/internal/testtool"
 )
 
 func TestParseStats(t *testing.T) {
@@ -77,6 +81,37 @@ func TestAttachRefuses(t *testing.T) {
 	}
 }
 
+// ending is a test that notes how it was ended.
+type ending struct {
+	TB
+	skipped, failed string
+}
+
+func (e *ending) Helper()                          {}
+func (e *ending) Skipf(format string, args ...any) { e.skipped = fmt.Sprintf(format, args...) }
+func (e *ending) Fatalf(format string, args ...any) {
+	e.failed = fmt.Sprintf(format, args...)
+	runtime.Goexit()
+}
+
+func TestMissingLoopDevices(t *testing.T) {
+	if requireEnv != testtool.RequireEnv {
+		t.Errorf("this package obeys %s, others %s", requireEnv, testtool.RequireEnv)
+	}
+	for value, fails := range map[string]bool{"": false, "0": false, "1": true} {
+		t.Setenv(requireEnv, value)
+		e, done := &ending{}, make(chan struct{})
+		go func() {
+			defer close(done)
+			missing(e, "no %s", "loop")
+		}()
+		<-done
+		if fails != strings.Contains(e.failed, "no loop") || fails == strings.Contains(e.skipped, "no loop") {
+			t.Errorf("%s=%s: failed %q, skipped %q", requireEnv, value, e.failed, e.skipped)
+		}
+	}
+}
+
 // TestKilledProcessLeavesNothing kills a process that has a loop device attached.
 func TestKilledProcessLeavesNothing(t *testing.T) {
 	const child = "FARSIDE_LOOPDEV_CHILD"
@@ -86,9 +121,7 @@ func TestKilledProcessLeavesNothing(t *testing.T) {
 		os.Stdin.Read(make([]byte, 1)) // until killed
 		return
 	}
-	if os.Geteuid() != 0 {
-		t.Skip("loop devices need root")
-	}
+	testtool.NeedRoot(t)
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
