@@ -13,6 +13,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/farside-storage/farside/engine"
+	"github.com/farside-storage/farside/internal/frameproxy"
+	"github.com/farside-storage/farside/internal/proc"
 	"github.com/farside-storage/farside/internal/target"
 	"github.com/farside-storage/farside/manager"
 	"github.com/farside-storage/farside/ring"
@@ -48,6 +50,8 @@ const (
 	groupName = "shop"
 	poolSize  = 384 << 20
 	interval  = 200 * time.Millisecond
+	// patience is how long to wait for any one thing; a machine may be busy.
+	patience = time.Minute
 )
 
 // volume is one volume and its copy.
@@ -65,9 +69,9 @@ type demo struct {
 	began   time.Time
 	volumes []*volume
 
-	secondaries, primaries []*process
-	manager                *process
-	proxy                  *proxy // in front of the second secondary
+	secondaries, primaries []*proc.Role
+	manager                *proc.Role
+	proxy                  *frameproxy.Proxy // in front of the second secondary
 
 	acked  atomic.Uint64
 	result Result
@@ -86,7 +90,7 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	} else if err := os.MkdirAll(d.dir, 0o700); err != nil {
 		return d.result, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, o.Time+2*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, o.Time+5*patience)
 	defer cancel()
 	err := d.run(ctx)
 	err = errors.Join(err, d.stop())
@@ -102,7 +106,7 @@ func (d *demo) tell(format string, args ...any) {
 	d.o.Tell(fmt.Sprintf("%5.1fs  ", time.Since(d.began).Seconds()) + fmt.Sprintf(format, args...))
 }
 
-func (d *demo) socket(name string) string { return "unix:" + filepath.Join(d.dir, name+".sock") }
+func (d *demo) socket(name string) string { return proc.Socket(d.dir, name) }
 
 func (d *demo) run(ctx context.Context) error {
 	for _, part := range []func(context.Context) error{d.prepare, d.startAll, d.awaitFirstCopy, d.replicate, d.compareAll, d.measure} {
@@ -169,7 +173,7 @@ func (d *demo) startAll(context.Context) (err error) {
 		}
 		d.primaries = append(d.primaries, p)
 	}
-	if d.proxy, err = newProxy(d.socket("s2-manager"), d.socket("s2")); err != nil {
+	if d.proxy, err = frameproxy.Listen(d.socket("s2-manager"), d.socket("s2")); err != nil {
 		return err
 	}
 	d.manager, err = d.start("m1", "manager", d.managerConfig())
@@ -212,7 +216,7 @@ func (d *demo) managerConfig() string {
 // group asks the manager for the group's state.
 func (d *demo) group(ctx context.Context) (manager.Status, error) {
 	var s manager.NodeStatus
-	if err := d.manager.status(ctx, &s); err != nil {
+	if err := d.manager.Status(ctx, &s); err != nil {
 		return manager.Status{}, err
 	}
 	if len(s.Groups) != 1 {
@@ -223,7 +227,7 @@ func (d *demo) group(ctx context.Context) (manager.Status, error) {
 
 // await asks the manager until ok, or until a minute has passed.
 func (d *demo) await(ctx context.Context, what string, ok func(manager.Status) bool) (manager.Status, error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -237,7 +241,7 @@ func (d *demo) await(ctx context.Context, what string, ok func(manager.Status) b
 		}
 		select {
 		case <-ctx.Done():
-			return s, fmt.Errorf("waited in vain for %s: %w (last answer: %+v, %v)\n%s", what, ctx.Err(), s, err, d.manager.tail())
+			return s, fmt.Errorf("waited in vain for %s: %w (last answer: %+v, %v)\n%s", what, ctx.Err(), s, err, d.manager.LogEnd(logEnd))
 		case <-tick.C:
 		}
 	}
@@ -247,12 +251,12 @@ func (d *demo) await(ctx context.Context, what string, ok func(manager.Status) b
 func (d *demo) alive() error {
 	var errs []error
 	for _, p := range d.all() {
-		errs = append(errs, p.check())
+		errs = append(errs, p.Ended())
 	}
 	return errors.Join(errs...)
 }
 
-func (d *demo) all() (all []*process) {
+func (d *demo) all() (all []*proc.Role) {
 	if d.manager != nil {
 		all = append(all, d.manager)
 	}
@@ -315,28 +319,39 @@ func (d *demo) watch(ctx context.Context) error {
 // look makes the copies stand still, by stopping the manager's process for a moment at a point at which both secondary
 // controls show the same CG, and reads the records. Hosts go on writing meanwhile.
 func (d *demo) look(ctx context.Context) error {
-	for range 200 {
-		cg, o, err := d.stillLook(ctx)
-		if err != nil {
-			return err
-		}
-		if cg != 0 {
-			d.result.OrderViolations += o.violations
-			d.tell("copy at CG %d: shows records 1 to %d of %d written so far, %d out of order", cg, o.last, d.acked.Load(), o.violations)
-			return nil
-		}
-		time.Sleep(5 * time.Millisecond) // let the manager move on; which CG we meet does not matter
+	cg, o, err := d.awaitStill(ctx, "both secondary controls at the same CG", func(order) bool { return true })
+	if err == nil {
+		d.tell("copy at CG %d: shows records 1 to %d of %d written so far, %d out of order", cg, o.last, d.acked.Load(), o.violations)
 	}
-	return errors.New("never met both secondary controls at the same CG")
+	return err
+}
+
+// awaitStill looks until both secondary controls show the same CG and what they show will do, for a minute at the most.
+func (d *demo) awaitStill(ctx context.Context, what string, ok func(order) bool) (cg uint64, o order, err error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		if cg, o, err = d.stillLook(ctx); err != nil {
+			return 0, o, err
+		}
+		if cg != 0 && ok(o) {
+			d.result.OrderViolations += o.violations
+			return cg, o, nil
+		}
+		select { // let the manager move on
+		case <-ctx.Done():
+			return 0, o, fmt.Errorf("waited in vain for %s: %w (newest record %d)", what, ctx.Err(), o.last)
+		case <-time.After(interval / 20):
+		}
+	}
 }
 
 // stillLook returns CG 0 if the secondary controls do not show the same CG now.
 func (d *demo) stillLook(ctx context.Context) (cg uint64, o order, err error) {
-	resume, err := d.manager.pause()
-	if err != nil {
+	if err := d.manager.Pause(ctx); err != nil {
 		return 0, o, err
 	}
-	defer func() { err = errors.Join(err, resume()) }()
+	defer func() { err = errors.Join(err, d.manager.Resume()) }()
 	cg, same, err := d.shown(ctx)
 	if err != nil || !same {
 		return 0, o, err
@@ -357,11 +372,11 @@ func (d *demo) shown(ctx context.Context) (cg uint64, same bool, err error) {
 	var finals []uint64
 	for _, p := range d.secondaries {
 		var s target.Status
-		if err := p.status(ctx, &s); err != nil {
+		if err := p.Status(ctx, &s); err != nil {
 			return 0, false, err
 		}
 		if len(s.Groups) != 1 {
-			return 0, false, fmt.Errorf("%s reports %d groups", p.name, len(s.Groups))
+			return 0, false, fmt.Errorf("%s reports %d groups", p.Name, len(s.Groups))
 		}
 		finals = append(finals, s.Groups[0].Final)
 	}
@@ -375,13 +390,13 @@ func (d *demo) fail(ctx context.Context) error {
 		return err
 	}
 	struck := make(chan error, 1)
-	d.proxy.arm(func() { struck <- d.killSecondary(ctx) })
+	d.strikeAtLink(func() { struck <- d.killSecondary(ctx) })
 	select {
 	case err = <-struck:
 	case <-ctx.Done():
 		err = context.Cause(ctx)
-	case <-time.After(20 * time.Second):
-		err = errors.New("no LINK was sent within 20 s")
+	case <-time.After(patience):
+		err = fmt.Errorf("no LINK was sent within %v", patience)
 	}
 	if err != nil {
 		return err
@@ -393,7 +408,7 @@ func (d *demo) fail(ctx context.Context) error {
 		return err
 	}
 	d.tell("s2 comes back")
-	if err := d.launch(d.secondaries[1]); err != nil {
+	if err := d.secondaries[1].Launch(); err != nil {
 		return err
 	}
 	done = func(e manager.Entry) bool { return e.Kind == manager.EntryRevertEnd }
@@ -408,7 +423,7 @@ func (d *demo) killSecondary(ctx context.Context) error {
 	if err := d.count(ctx, d.secondaries[1]); err != nil {
 		return err
 	}
-	return d.secondaries[1].kill()
+	return d.secondaries[1].Kill()
 }
 
 // awaitReverted waits until a copy shows what the reverted CG had held.
@@ -418,26 +433,14 @@ func (d *demo) awaitReverted(ctx context.Context, record uint64) error {
 		return err
 	}
 	formed := s.CGsFormed
-	if s, err = d.await(ctx, "the next CG", func(s manager.Status) bool { return s.CGsFormed > formed }); err != nil {
+	if _, err = d.await(ctx, "the next CG", func(s manager.Status) bool { return s.CGsFormed > formed }); err != nil {
 		return err
 	}
-	for range 200 {
-		cg, o, err := d.stillLook(ctx)
-		if err != nil {
-			return err
-		}
-		if cg != 0 && o.last >= record {
-			d.result.OrderViolations += o.violations
-			d.tell("CG %d is final and contains what was reverted: records up to %d were written when s2 was killed, the copy shows 1 to %d", cg, record, o.last)
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(interval / 4):
-		}
+	cg, o, err := d.awaitStill(ctx, fmt.Sprintf("record %d, written before the failure", record), func(o order) bool { return o.last >= record })
+	if err == nil {
+		d.tell("CG %d is final and contains what was reverted: records up to %d were written when s2 was killed, the copy shows 1 to %d", cg, record, o.last)
 	}
-	return fmt.Errorf("record %d, written before the failure, did not reach the copy (recovery point: CG %v)", record, s.RecoveryPoint)
+	return err
 }
 
 // compareAll waits for the last CG, then compares every copy with its primary.
@@ -484,9 +487,9 @@ func (d *demo) measure(ctx context.Context) error {
 }
 
 // count adds what a secondary control has received and written since it started.
-func (d *demo) count(ctx context.Context, p *process) error {
+func (d *demo) count(ctx context.Context, p *proc.Role) error {
 	var s target.Status
-	if err := p.status(ctx, &s); err != nil {
+	if err := p.Status(ctx, &s); err != nil {
 		return err
 	}
 	d.result.PayloadBytes += s.Counters.PayloadBytes
@@ -498,10 +501,10 @@ func (d *demo) count(ctx context.Context, p *process) error {
 func (d *demo) stop() error {
 	var errs []error
 	for _, p := range d.all() {
-		errs = append(errs, p.stop())
+		errs = append(errs, p.Stop(endTime))
 	}
 	if d.proxy != nil {
-		errs = append(errs, d.proxy.close())
+		errs = append(errs, d.proxy.Close())
 	}
 	return errors.Join(errs...)
 }

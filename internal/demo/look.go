@@ -9,21 +9,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/farside-storage/farside/internal/nbdclient"
 	"github.com/farside-storage/farside/internal/node"
 	"github.com/farside-storage/farside/manager"
 )
-
-// pause stops the process where it is (SIGSTOP); resume lets it go on.
-func (p *process) pause() (resume func() error, err error) {
-	if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
-		return nil, fmt.Errorf("stop %s for a moment: %w", p.name, err)
-	}
-	return func() error { return p.cmd.Process.Signal(syscall.SIGCONT) }, nil
-}
 
 // entries reads the manager's audit log.
 func (d *demo) entries() ([]manager.Entry, error) {
@@ -50,7 +41,7 @@ func (d *demo) auditLength() (int, error) {
 
 // follow tells what the manager writes into its audit log from entry seen on, until done.
 func (d *demo) follow(ctx context.Context, seen int, done func(manager.Entry) bool) (int, error) {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
 		entries, err := d.entries()
@@ -69,20 +60,9 @@ func (d *demo) follow(ctx context.Context, seen int, done func(manager.Entry) bo
 		}
 		select {
 		case <-ctx.Done():
-			return seen, fmt.Errorf("the audit log did not go on: %w\n%s", ctx.Err(), d.manager.tail())
+			return seen, fmt.Errorf("the audit log did not go on: %w\n%s", ctx.Err(), d.manager.LogEnd(logEnd))
 		case <-time.After(10 * time.Millisecond):
 		}
-	}
-}
-
-// check says whether the process has ended by itself.
-func (p *process) check() error {
-	select {
-	case err := <-p.ended:
-		p.ended <- err
-		return fmt.Errorf("%s has ended by itself: %v\n%s", p.name, err, p.tail())
-	default:
-		return nil
 	}
 }
 
