@@ -30,7 +30,8 @@ const mostDevicePerPayload = 1.05
 // what the kernel counted on the loop device with the payload. Counted is all that is written from the first
 // update until the pool is closed: data, superseded updates, journal (pointer tables, decisions), a checkpoint in the middle and
 // one at the end, which write every pointer-table page that a random update has touched.
-func TestReq04_DeviceBytesPerPayloadByte(t *testing.T) {
+func TestReq04_DeviceBytesPerPayloadByte(tt *testing.T) {
+	t := begin(tt)
 	long(t) // not parallel: it wants the machine for itself
 	testtool.NeedRoot(t)
 	disk := loopdev.ForTest(t, folder(t), 2<<30, loopdev.Options{BlockSize: 4096})
@@ -80,7 +81,7 @@ func TestReq04_DeviceBytesPerPayloadByte(t *testing.T) {
 }
 
 // ingest puts random updates for d, and seals a CG every second. It ends when the last one was sealed.
-func ingest(t *testing.T, pool *engine.Pool, vol *engine.Volume, d time.Duration) (updates, cg uint64, err error) {
+func ingest(t testing.TB, pool *engine.Pool, vol *engine.Volume, d time.Duration) (updates, cg uint64, err error) {
 	w, err := pool.NewWriter()
 	if err != nil {
 		return 0, 0, err
@@ -123,7 +124,7 @@ func ingest(t *testing.T, pool *engine.Pool, vol *engine.Volume, d time.Duration
 	}
 }
 
-func awaitFinal(t *testing.T, vol *engine.Volume, cg uint64) error {
+func awaitFinal(t testing.TB, vol *engine.Volume, cg uint64) error {
 	for {
 		st, err := vol.Group().State(t.Context())
 		if err != nil || st.Final == cg {
@@ -134,7 +135,7 @@ func awaitFinal(t *testing.T, vol *engine.Volume, cg uint64) error {
 }
 
 // finishAll links and releases each CG, and has a checkpoint written after the second.
-func finishAll(t *testing.T, pool *engine.Pool, vol *engine.Volume, complete <-chan uint64) error {
+func finishAll(t testing.TB, pool *engine.Pool, vol *engine.Volume, complete <-chan uint64) error {
 	for cg := range complete {
 		c := engine.Command{Epoch: 1, CG: cg}
 		if err := vol.Group().Link(t.Context(), c); err != nil {

@@ -66,7 +66,8 @@ var magic = func() []byte {
 
 // TestBadFrames sends what no primary may to the port of a secondary that has a copy: each is answered with an error
 // frame, the session ends, and the copy stays as it is. Then a real primary goes on as if nothing had been.
-func TestBadFrames(t *testing.T) {
+func TestBadFrames(tt *testing.T) {
+	t := begin(tt)
 	t.Parallel()
 	c := newCluster(t, layout{primaries: 1, secondaries: 1, volumeSize: 1 << 20, interval: time.Hour})
 	c.primaries[0].kill() // its place is ours
@@ -131,7 +132,7 @@ func (c *cluster) attack(cg uint64, bytes []byte) (answer *wire.Error, end error
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(c.t.Context(), 10*time.Second)
 	defer cancel()
-	nc, err := new(net.Dialer).DialContext(ctx, "unix", strings.TrimPrefix(c.secondaries[0].listen, "unix:"))
+	nc, err := new(net.Dialer).DialContext(ctx, "unix", strings.TrimPrefix(c.secondaries[0].Listen(), "unix:"))
 	check(c.t, err)
 	check(c.t, nc.SetDeadline(time.Now().Add(10*time.Second)))
 	conn := wire.NewConn(nc, wire.Options{})

@@ -23,7 +23,7 @@ const (
 )
 
 // wants is what a command must say; nothing may have been written to the files.
-func (o output) wants(t *testing.T, code int, says ...string) {
+func (o output) wants(t testing.TB, code int, says ...string) {
 	t.Helper()
 	if o.code != code {
 		t.Errorf("status %d, want %d: %s%s", o.code, code, o.out, o.err)
@@ -35,7 +35,7 @@ func (o output) wants(t *testing.T, code int, says ...string) {
 	}
 }
 
-func sparse(t *testing.T, path string, size int64) string {
+func sparse(t testing.TB, path string, size int64) string {
 	t.Helper()
 	check(t, os.WriteFile(path, nil, 0o600))
 	check(t, os.Truncate(path, size))
@@ -43,7 +43,7 @@ func sparse(t *testing.T, path string, size int64) string {
 }
 
 // unchanged fails the test if f changes a file.
-func unchanged(t *testing.T, files []string, f func()) {
+func unchanged(t testing.TB, files []string, f func()) {
 	t.Helper()
 	sums := func() (all []uint64) {
 		for _, path := range files {
@@ -159,7 +159,7 @@ func TestDamagedOrWrongPools(t *testing.T) {
 	}
 }
 
-func scribble(t *testing.T, path string, off int64, n int) {
+func scribble(t testing.TB, path string, off int64, n int) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	check(t, err)

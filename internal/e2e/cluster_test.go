@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/farside-storage/farside/internal/frameproxy"
 	"github.com/farside-storage/farside/internal/node"
 	"github.com/farside-storage/farside/internal/target"
 	"github.com/farside-storage/farside/manager"
@@ -51,7 +52,8 @@ type cluster struct {
 
 	secondaries, primaries []*process
 	manager                *process
-	proxies                []*proxy
+	proxies                []*frameproxy.Proxy
+	pools                  []string // devices of the secondaries
 }
 
 func newCluster(t testing.TB, l layout) *cluster {
@@ -109,6 +111,7 @@ func (c *cluster) secondaryConfig(i int) string {
 	} else {
 		must(c.t, "format", "--device", pool, "--pool", name, "--create", fmt.Sprint(c.l.poolSize))
 	}
+	c.pools = append(c.pools, pool)
 	b := c.nodeConfig(name) + fmt.Sprintf("\n[secondary]\ndevices = [%q]\nnbd = %q\n", pool, c.socket(name+"-nbd"))
 	for _, v := range c.volumes {
 		if v.secondary == i {
@@ -178,7 +181,7 @@ func (c *cluster) roles() []*process {
 func (c *cluster) alive() error {
 	var errs []error
 	for _, p := range c.roles() {
-		errs = append(errs, p.ended())
+		errs = append(errs, p.Ended())
 	}
 	if err := errors.Join(errs...); err != nil {
 		return hopeless{err}
@@ -232,7 +235,7 @@ func (c *cluster) state(i int) (target.GroupStatus, error) {
 		return target.GroupStatus{}, err
 	}
 	if len(s.Groups) != 1 || s.Groups[0].Error != "" || s.Pool.Failure != "" {
-		return target.GroupStatus{}, hopeless{fmt.Errorf("%s reports %+v", c.secondaries[i].name, s)}
+		return target.GroupStatus{}, hopeless{fmt.Errorf("%s reports %+v", c.secondaries[i].Name, s)}
 	}
 	return s.Groups[0], nil
 }
@@ -246,7 +249,7 @@ func (c *cluster) awaitState(i int, what string, ok func(target.GroupStatus) boo
 			return err
 		}
 		if s, err = c.state(i); err == nil && !ok(s) {
-			err = fmt.Errorf("%s shows %+v", c.secondaries[i].name, s)
+			err = fmt.Errorf("%s shows %+v", c.secondaries[i].Name, s)
 		}
 		return err
 	})

@@ -12,7 +12,7 @@ import (
 // awaitStanding asks a manager until it leads or stands by as wanted.
 func awaitStanding(t testing.TB, p *process, what string, ok func(manager.Leadership) bool) {
 	t.Helper()
-	await(t, p.name+": "+what, func() error {
+	await(t, p.Name+": "+what, func() error {
 		var s manager.NodeStatus
 		if err := p.status(&s); err != nil {
 			return err
@@ -32,7 +32,8 @@ func standsBy(leader string) func(manager.Leadership) bool {
 
 // TestReq20_ManagersShareAnEtcd: the leading manager stands still and wakes up too late, is killed, loses its etcd. Hosts write all the time, and in the end
 // the copy is equal.
-func TestReq20_ManagersShareAnEtcd(t *testing.T) {
+func TestReq20_ManagersShareAnEtcd(tt *testing.T) {
+	t := begin(tt)
 	long(t)
 	t.Parallel()
 	servers := etcdtest.Start(t, 1)
@@ -47,7 +48,7 @@ func TestReq20_ManagersShareAnEtcd(t *testing.T) {
 		n := h.awaitRecords(t, 20)
 		at := c.awaitPoint("a recovery point", func(s manager.Status) bool { return s.RecoveryPoint != nil })
 		c.awaitPoint("the next one", func(s manager.Status) bool { return s.RecoveryPoint != nil && *s.RecoveryPoint > *at.RecoveryPoint })
-		t.Logf("%s leads: record %d, CG %d", leader.name, n, *at.RecoveryPoint)
+		t.Logf("%s leads: record %d, CG %d", leader.Name, n, *at.RecoveryPoint)
 	}
 
 	m1.pause()
@@ -57,11 +58,11 @@ func TestReq20_ManagersShareAnEtcd(t *testing.T) {
 	awaitStanding(t, m1, "stands by", standsBy("m2"))
 	goOn(m2)
 
-	plan := command(t, "recover", "--plan", "--config", m1.config())
+	plan := command(t, "recover", "--plan", "--config", m1.Config())
 	if plan.code != 0 || !strings.Contains(plan.out, "in use") {
 		t.Errorf("recover --plan while a manager leads: %+v", plan)
 	}
-	if apply := command(t, "recover", "--apply", "--config", m1.config()); apply.code == 0 {
+	if apply := command(t, "recover", "--apply", "--config", m1.Config()); apply.code == 0 {
 		t.Errorf("recover --apply while a manager leads: %+v", apply)
 	}
 
@@ -78,12 +79,12 @@ func TestReq20_ManagersShareAnEtcd(t *testing.T) {
 
 	m1.kill() // the log is free once the lease has run out
 	await(t, "a plan with the log", func() error {
-		if o := command(t, "recover", "--plan", "--config", m1.config()); o.code != 0 || strings.Contains(o.out, "in use") {
+		if o := command(t, "recover", "--plan", "--config", m1.Config()); o.code != 0 || strings.Contains(o.out, "in use") {
 			return fmt.Errorf("%+v", o)
 		}
 		return nil
 	})
-	must(t, "recover", "--apply", "--config", m1.config())
+	must(t, "recover", "--apply", "--config", m1.Config())
 	m1.launch()
 	awaitStanding(t, m1, "leads after a recovery", leads)
 	c.awaitCutAfter(h.stop(t))

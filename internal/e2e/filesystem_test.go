@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -21,7 +20,8 @@ import (
 
 // TestReq05_KernelFilesystem has the kernel keep a filesystem on a primary's volume, and write and sync file after file.
 // The copy, taken in the middle of that, is a filesystem with every file that was synced before the cut.
-func TestReq05_KernelFilesystem(t *testing.T) {
+func TestReq05_KernelFilesystem(tt *testing.T) {
+	t := begin(tt)
 	long(t)
 	testtool.NeedRoot(t)
 	mkfs, fsck := testtool.Need(t, "mkfs.ext4", "e2fsprogs"), testtool.Need(t, "e2fsck", "e2fsprogs")
@@ -71,7 +71,6 @@ func fuse(t testing.TB, dir string, v *volume) string {
 	check(t, os.Mkdir(at, 0o700))
 	cmd := exec.Command(testtool.Need(t, "nbdfuse", "libnbd-bin"), file, uri(v.host, v.export))
 	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	check(t, spawn(cmd))
 	t.Cleanup(func() {
 		await(t, "the loop device to let go of the file", func() error {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/farside-storage/farside/internal/frameproxy"
 	"github.com/farside-storage/farside/wire"
 )
 
@@ -28,7 +29,7 @@ func newGates(c *cluster) *gates {
 	g := &gates{c: c, limit: map[place]uint64{}, waiting: map[place]uint64{}, lose: map[place]bool{}}
 	g.change.L = &g.mu
 	for i, p := range c.proxies {
-		p.onFrame(func(kind wire.Type, body []byte) verdict { return g.frame(place{i, kind}, body) })
+		p.OnFrame(func(kind wire.Type, body []byte) frameproxy.Verdict { return g.frame(place{i, kind}, body) })
 	}
 	c.t.Cleanup(func() {
 		g.mu.Lock()
@@ -39,19 +40,19 @@ func newGates(c *cluster) *gates {
 	return g
 }
 
-func (g *gates) frame(at place, body []byte) verdict {
+func (g *gates) frame(at place, body []byte) frameproxy.Verdict {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.lose[at] {
 		g.lose[at] = false
-		return break_
+		return frameproxy.Break
 	}
 	if at.kind != wire.TypeLink && at.kind != wire.TypeRelease {
-		return pass
+		return frameproxy.Pass
 	}
 	m, err := wire.Decode(at.kind, body)
 	if err != nil {
-		return break_
+		return frameproxy.Break
 	}
 	cg := m.(interface{ Head() *wire.Command }).Head().CG
 	for !g.open {
@@ -64,9 +65,9 @@ func (g *gates) frame(at place, body []byte) verdict {
 	}
 	if g.lose[at] {
 		g.lose[at] = false
-		return break_
+		return frameproxy.Break
 	}
-	return pass
+	return frameproxy.Pass
 }
 
 // hold lets frames of CGs up to cg pass, and later ones wait.

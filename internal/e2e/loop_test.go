@@ -7,11 +7,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/farside-storage/farside/internal/loopdev"
+	"github.com/farside-storage/farside/internal/proc"
 	"github.com/farside-storage/farside/internal/target"
 	"github.com/farside-storage/farside/internal/testtool"
 	"github.com/farside-storage/farside/manager"
@@ -47,9 +47,8 @@ func startFio(t testing.TB, v *volume, dir string, seed, size int64) *load {
 		"--bs=4k", "--iodepth=16", fmt.Sprintf("--size=%d", size), fmt.Sprintf("--randseed=%d", seed), "--rate_iops=,1200",
 		"--verify=crc32c", "--do_verify=1", "--verify_fatal=1", "--group_reporting", "--output-format=json", "--output="+l.out)
 	l.cmd.Dir = dir
-	l.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	check(t, spawn(l.cmd))
-	check(t, limitFiles(l.cmd, 1<<20)) // where its server is gone, fio may report that for ever
+	check(t, proc.LimitFiles(l.cmd, 1<<20)) // where its server is gone, fio may report that for ever
 	go func() { l.done <- l.cmd.Wait() }()
 	t.Cleanup(func() {
 		select {
@@ -108,7 +107,8 @@ func (l *load) wait(most time.Duration) error {
 // TestReq01_Req08_LoopDevices replicates two volumes on loop devices to two pools on loop devices with sectors of 4 KiB,
 // while fio writes and verifies. Each role is killed under that load. Hosts notice only that of the primary
 // that serves them. At the end each copy equals its primary.
-func TestReq01_Req08_LoopDevices(t *testing.T) {
+func TestReq01_Req08_LoopDevices(tt *testing.T) {
+	t := begin(tt)
 	long(t)
 	testtool.NeedRoot(t)
 	testtool.Need(t, "fio", "fio")
@@ -137,7 +137,7 @@ func TestReq01_Req08_LoopDevices(t *testing.T) {
 	written := c.received(0)
 	await(t, "writes of fio", func() error {
 		if now := c.received(0); now < written+100 {
-			return fmt.Errorf("%s has received %d updates, before fio %d", c.secondaries[0].name, now, written)
+			return fmt.Errorf("%s has received %d updates, before fio %d", c.secondaries[0].Name, now, written)
 		}
 		return nil
 	})
@@ -170,13 +170,13 @@ func (c *cluster) killUnderLoad(p *process, loads []*load) {
 	before := c.point()
 	for _, l := range loads {
 		if !l.running() {
-			c.t.Errorf("fio had ended before %s was killed: %v", p.name, l.wait(time.Minute))
+			c.t.Errorf("fio had ended before %s was killed: %v", p.Name, l.wait(time.Minute))
 		}
 	}
 	p.kill()
 	p.launch()
-	s := c.awaitPoint("a CG after "+p.name+" was killed", func(s manager.Status) bool { return s.RecoveryPoint != nil && *s.RecoveryPoint > before })
-	c.t.Logf("killed %s at CG %d, went on with CG %d", p.name, before, *s.RecoveryPoint)
+	s := c.awaitPoint("a CG after "+p.Name+" was killed", func(s manager.Status) bool { return s.RecoveryPoint != nil && *s.RecoveryPoint > before })
+	c.t.Logf("killed %s at CG %d, went on with CG %d", p.Name, before, *s.RecoveryPoint)
 }
 
 // nbdcopyEquals copies both sides with nbdcopy, and wants the same bytes.

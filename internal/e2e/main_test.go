@@ -7,13 +7,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/farside-storage/farside/internal/loopdev"
+	"github.com/farside-storage/farside/internal/proc"
 )
 
 var (
@@ -119,40 +117,16 @@ func loopDevicesOf(dir string) (err error) {
 	return err
 }
 
-var spawning = make(chan func())
-
-// The kernel kills a child with Pdeathsig when the thread that made it ends, which a locked thread of Go does
-// with its goroutine. So one goroutine makes all children and keeps its thread.
-func init() {
-	go func() {
-		runtime.LockOSThread()
-		for f := range spawning {
-			f()
-		}
-	}()
-}
-
 // largestFile bounds, in bytes, the files that a child may make. The files are in memory: a program that prints the same
 // error for ever would take all of it from the machine.
 const largestFile = 1 << 30
 
 // spawn starts a child that dies with this process.
 func spawn(cmd *exec.Cmd) error {
-	started := make(chan error)
-	spawning <- func() { started <- cmd.Start() }
-	if err := <-started; err != nil {
+	if err := proc.Start(cmd); err != nil {
 		return err
 	}
-	return limitFiles(cmd, largestFile)
-}
-
-// limitFiles bounds the files of a child that runs.
-func limitFiles(cmd *exec.Cmd, size uint64) error {
-	err := unix.Prlimit(cmd.Process.Pid, unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: size, Max: size}, nil)
-	if errors.Is(err, unix.ESRCH) {
-		return nil // it has ended
-	}
-	return err
+	return proc.LimitFiles(cmd, largestFile)
 }
 
 // excerpt keeps the first bytes of what a child prints.

@@ -1,179 +1,74 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"os"
 	"os/exec"
-	"path/filepath"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/farside-storage/farside/wire"
+	"github.com/farside-storage/farside/internal/proc"
 )
 
-// process is one role: it can be killed and started again.
+// process is a role that can be killed and launched again; what goes wrong with it fails the test.
 type process struct {
-	t      testing.TB
-	name   string // also of its configuration, log and socket
-	role   string
-	dir    string
-	listen string
-	cmd    *exec.Cmd     // nil: does not run
-	done   chan struct{} // closed when it has ended
-	err    error         // how; after done
+	*proc.Role
+	t testing.TB
 }
 
+// patience is how long to wait for anything: the machine may be slow, and busy with other tests.
+const patience = time.Minute
+
 // start writes the configuration and runs the role. It is stopped when the test ends, the last one first.
-func start(t testing.TB, dir, role, name, toml string) *process {
+func start(t testing.TB, dir, kind, name, toml string) *process {
 	t.Helper()
-	p := &process{t: t, name: name, role: role, dir: dir, listen: "unix:" + filepath.Join(dir, name+".sock")}
-	check(t, os.WriteFile(p.config(), []byte(toml), 0o600))
+	p := &process{t: t, Role: &proc.Role{Name: name, Kind: kind, Dir: dir, Farside: []string{farside}, LargestFile: largestFile}}
+	check(t, p.Configure(toml))
 	p.launch()
 	t.Cleanup(p.stop)
 	return p
 }
 
-func (p *process) config() string { return filepath.Join(p.dir, p.name+".toml") }
-
 func (p *process) launch() {
 	p.t.Helper()
-	log, err := os.OpenFile(filepath.Join(p.dir, p.name+".log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	check(p.t, err)
-	defer log.Close()
-	p.cmd = exec.Command(farside, p.role, "--config", p.config())
-	p.cmd.Stdout, p.cmd.Stderr = log, log
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	check(p.t, spawn(p.cmd))
-	p.done = make(chan struct{})
-	go func() {
-		p.err = p.cmd.Wait()
-		close(p.done)
-	}()
+	check(p.t, p.Launch())
 }
 
 // kill ends the process at once.
 func (p *process) kill() {
 	p.t.Helper()
-	check(p.t, p.cmd.Process.Kill())
-	<-p.done
-	p.cmd = nil
+	check(p.t, p.Kill())
 }
 
-// pause stops the process where it is, until resume. The kernel needs a moment: one thread must run to stop
-// the others.
+// pause stops the process where it is, until resume.
 func (p *process) pause() {
 	p.t.Helper()
-	check(p.t, p.cmd.Process.Signal(syscall.SIGSTOP))
-	await(p.t, p.name+" to stand still", func() error {
-		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.cmd.Process.Pid))
-		for _, path := range threads {
-			stat, rerr := os.ReadFile(path)
-			// pid (name) state ...; the kernel's own workers are named iou-...
-			at := bytes.LastIndex(stat, []byte(") "))
-			if rerr == nil && !bytes.Contains(stat, []byte("(iou-")) && (at < 0 || stat[at+2] != 'T') {
-				err = fmt.Errorf("a thread still runs: %s", stat)
-			}
-		}
-		return err
-	})
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	check(p.t, p.Pause(ctx))
 }
 
 func (p *process) resume() {
 	p.t.Helper()
-	check(p.t, p.cmd.Process.Signal(syscall.SIGCONT))
+	check(p.t, p.Resume())
 }
 
 // stop asks the process to end, as an operator does. It must end well.
 func (p *process) stop() {
-	if p.cmd == nil {
-		return
+	p.t.Helper()
+	if err := p.Stop(patience); err != nil {
+		p.t.Error(err)
 	}
-	if p.t.Failed() {
-		p.t.Logf("log of %s:\n%s", p.name, p.tail())
-	}
-	for _, s := range []syscall.Signal{syscall.SIGCONT, syscall.SIGTERM} {
-		if err := p.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
-			p.t.Error(err)
-		}
-	}
-	select {
-	case <-p.done:
-		if p.err != nil {
-			p.t.Errorf("%s ended badly: %v\n%s", p.name, p.err, p.tail())
-		}
-	case <-time.After(20 * time.Second):
-		p.t.Errorf("%s did not end\n%s", p.name, p.tail())
-		p.kill()
-	}
-	p.cmd = nil
-}
-
-func (p *process) tail() string {
-	b, err := os.ReadFile(filepath.Join(p.dir, p.name+".log"))
-	if err != nil {
-		return err.Error()
-	}
-	return string(b[max(0, len(b)-3000):])
-}
-
-// ended says that the process has ended by itself.
-func (p *process) ended() error {
-	if p == nil || p.cmd == nil {
-		return nil
-	}
-	select {
-	case <-p.done:
-		return fmt.Errorf("%s has ended by itself: %v\n%s", p.name, p.err, p.tail())
-	default:
-		return nil
-	}
+	p.tellLog()
 }
 
 // status asks the process for its state.
-func (p *process) status(into any) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	c, err := wire.Dial(ctx, p.listen, wire.Options{})
-	if err != nil {
-		return err
-	}
-	stop := context.AfterFunc(ctx, func() { c.Close() }) // a stopped process accepts, but does not answer
-	defer stop()
-	err = ask(c, into)
-	return errors.Join(err, c.Close())
-}
-
-func ask(c *wire.Conn, into any) error {
-	if _, err := c.Handshake(wire.Hello{Role: wire.RoleTool, Node: "e2e"}); err != nil {
-		return err
-	}
-	if err := c.WriteMessage(&wire.Status{}); err != nil {
-		return err
-	}
-	for {
-		h, body, err := c.Next()
-		if err != nil {
-			return err
-		}
-		if h.Type == wire.TypeStatusReply {
-			m, err := wire.Decode(h.Type, body)
-			if err != nil {
-				return err
-			}
-			return json.Unmarshal(m.(*wire.StatusReply).JSON, into)
-		}
-	}
-}
+func (p *process) status(into any) error { return p.Status(context.Background(), into) }
 
 // await asks again and again until ok says yes; the error that it returns until then is shown if it never does.
 func await(t testing.TB, what string, ok func() error) {
 	t.Helper()
-	deadline := time.Now().Add(time.Minute)
+	deadline := time.Now().Add(patience)
 	for {
 		err := ok()
 		if err == nil {
@@ -201,9 +96,8 @@ func command(t testing.TB, args ...string) output {
 	var out, errs excerpt
 	cmd := exec.Command(farside, args...)
 	cmd.Stdout, cmd.Stderr = &out, &errs
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	check(t, spawn(cmd))
-	end := time.AfterFunc(time.Minute, func() { cmd.Process.Kill() })
+	end := time.AfterFunc(patience, func() { cmd.Process.Kill() })
 	defer end.Stop()
 	if err := cmd.Wait(); err != nil && !errors.As(err, new(*exec.ExitError)) {
 		t.Fatal(err)
@@ -235,7 +129,6 @@ func tryTool(program string, args ...string) (string, error) {
 	var out excerpt
 	cmd := exec.Command(program, args...)
 	cmd.Stdout, cmd.Stderr = &out, &out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := spawn(cmd); err != nil {
 		return "", err
 	}

@@ -76,7 +76,7 @@ func (w *halfway) visits(linked ...bool) {
 			reverted = reverted || e.Kind == manager.EntryReverted
 		}
 		if !said || !reverted {
-			w.t.Errorf("CG %d at %s (linked: %v): visited %v, reverted %v; the audit log has %+v", w.n, w.secondaries[i].name, linked[i], said, reverted, entries)
+			w.t.Errorf("CG %d at %s (linked: %v): visited %v, reverted %v; the audit log has %+v", w.n, w.secondaries[i].Name, linked[i], said, reverted, entries)
 		}
 	}
 }
@@ -116,7 +116,8 @@ func (w *halfway) goOn() {
 
 // TestReq15_Req16_Req17_Req18_Req21_ErrorsWhileLinking: a secondary fails when it is told to link while another one
 // links already. Every control is visited, asked, and shows CG n-1, byte for byte; the next CG has the data.
-func TestReq15_Req16_Req17_Req18_Req21_ErrorsWhileLinking(t *testing.T) {
+func TestReq15_Req16_Req17_Req18_Req21_ErrorsWhileLinking(tt *testing.T) {
+	t := begin(tt)
 	long(t)
 	t.Parallel()
 	c := newCluster(t, layout{primaries: 2, secondaries: 2, proxies: true, commandTimeout: 2 * time.Second})
@@ -130,13 +131,13 @@ func TestReq15_Req16_Req17_Req18_Req21_ErrorsWhileLinking(t *testing.T) {
 	}{
 		{"killed", false, func(w *halfway) {
 			s2.kill()
-			c.proxies[1].cut()
+			c.proxies[1].Cut()
 			c.awaitEntry("s2 found unreachable", w.seen, func(e manager.Entry) bool {
 				return e.Kind == manager.EntryUnreachable && e.Control == c.managed(1) && e.CG == w.n
 			})
 			s2.launch()
 		}},
-		{"disconnected", false, func(*halfway) { c.proxies[1].cut() }},
+		{"disconnected", false, func(*halfway) { c.proxies[1].Cut() }},
 		{"silent", true, func(w *halfway) { // it gets LINK, and does it only after the manager gave up
 			s2.pause()
 			g.hold(w.n, wire.TypeLink, 1)
@@ -159,7 +160,8 @@ func TestReq15_Req16_Req17_Req18_Req21_ErrorsWhileLinking(t *testing.T) {
 
 // TestReq19_Req21_LastAnswerLost: every secondary has linked, and the answer of the last one is lost. All of it is
 // taken back: nothing was released.
-func TestReq19_Req21_LastAnswerLost(t *testing.T) {
+func TestReq19_Req21_LastAnswerLost(tt *testing.T) {
+	t := begin(tt)
 	long(t)
 	t.Parallel()
 	c := newCluster(t, layout{primaries: 2, secondaries: 2, proxies: true})
@@ -177,7 +179,8 @@ func TestReq19_Req21_LastAnswerLost(t *testing.T) {
 
 // TestReq20_DecisionLogLost: the manager is killed in the middle of a CG and its decision log deleted. It recovers
 // by the decision table, from what the secondary controls say.
-func TestReq20_DecisionLogLost(t *testing.T) {
+func TestReq20_DecisionLogLost(tt *testing.T) {
+	t := begin(tt)
 	long(t)
 	t.Parallel()
 	c := newCluster(t, layout{primaries: 2, secondaries: 2, proxies: true})
@@ -254,7 +257,7 @@ func (c *cluster) restartManager(lose bool) {
 	c.t.Helper()
 	c.manager.kill()
 	for _, p := range c.proxies {
-		p.cut() // what waits there is lost, too
+		p.Cut() // what waits there is lost, too
 	}
 	if lose {
 		check(c.t, os.Remove(filepath.Join(c.dir, "m1", node.DecisionLogFile)))

@@ -17,7 +17,7 @@ import (
 )
 
 // seed of the moments at which roles are killed.
-func seed(t *testing.T) *rand.Rand {
+func seed(t testing.TB) *rand.Rand {
 	n := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", n)
 	return rand.New(rand.NewPCG(n, 0))
@@ -28,7 +28,8 @@ func delay(rng *rand.Rand, most time.Duration) { time.Sleep(time.Duration(rng.In
 
 // TestReq01_SecondarySurvivesKill kills a secondary control again and again while it receives, also while it
 // starts. What was final stays final and keeps its contents; the pool is sound each time.
-func TestReq01_SecondarySurvivesKill(t *testing.T) {
+func TestReq01_SecondarySurvivesKill(tt *testing.T) {
+	t := begin(tt)
 	long(t)
 	t.Parallel()
 	rng := seed(t)
@@ -91,7 +92,8 @@ func (c *cluster) stateOf(i int) uint64 {
 
 // TestReq02_HostsAreAnsweredWithoutTheSecondary: while the secondary's process does not run at all, writes and flushes
 // are answered; it has them later.
-func TestReq02_HostsAreAnsweredWithoutTheSecondary(t *testing.T) {
+func TestReq02_HostsAreAnsweredWithoutTheSecondary(tt *testing.T) {
+	t := begin(tt)
 	long(t)
 	t.Parallel()
 	c := newCluster(t, layout{primaries: 1, secondaries: 1})
@@ -125,7 +127,8 @@ func TestReq02_HostsAreAnsweredWithoutTheSecondary(t *testing.T) {
 // TestReq07_Req08_KillEachRole kills each role, at random moments under load that spans two volumes on each of two
 // secondary controls. Whatever was being done: each secondary comes back at one of two neighbouring
 // CGs, shows what it showed of that CG before, and no copy ever shows a record without one before it.
-func TestReq07_Req08_KillEachRole(t *testing.T) {
+func TestReq07_Req08_KillEachRole(tt *testing.T) {
+	t := begin(tt)
 	long(t)
 	t.Parallel()
 	rng := seed(t)
@@ -144,14 +147,14 @@ func TestReq07_Req08_KillEachRole(t *testing.T) {
 		} else {
 			c.manager.pause()
 			p.launch()
-			if p.role == "secondary" {
+			if p.Kind == "secondary" {
 				w.observe()
 			}
 			c.manager.resume()
 		}
-		c.awaitPoint("a CG after "+p.name+" was killed", func(s manager.Status) bool { return s.RecoveryPoint != nil && *s.RecoveryPoint > before })
+		c.awaitPoint("a CG after "+p.Name+" was killed", func(s manager.Status) bool { return s.RecoveryPoint != nil && *s.RecoveryPoint > before })
 		cg, newest := c.lookInOrder()
-		t.Logf("killed %s at CG %d; CG %d shows records 1 to %d of %d", p.name, before, cg, newest, h.acked.Load())
+		t.Logf("killed %s at CG %d; CG %d shows records 1 to %d of %d", p.Name, before, cg, newest, h.acked.Load())
 	}
 	c.awaitCutAfter(h.stop(t))
 	c.compare()
@@ -182,7 +185,7 @@ func (w *witness) observe() {
 		m := w.of(i, seen)
 		key := [2]uint64{uint64(i), finals[i]}
 		if known := w.shown[key]; known != nil && known.differ(m) != "" {
-			c.t.Errorf("%s shows two contents of CG %d: %s", p.name, finals[i], known.differ(m))
+			c.t.Errorf("%s shows two contents of CG %d: %s", p.Name, finals[i], known.differ(m))
 		}
 		w.shown[key] = m
 	}
@@ -244,7 +247,8 @@ func (w *witness) neighbours(finals []uint64) {
 }
 
 // TestReq14_TwoByTwo: two primaries and two secondaries form CGs together; every one of them takes part.
-func TestReq14_TwoByTwo(t *testing.T) {
+func TestReq14_TwoByTwo(tt *testing.T) {
+	t := begin(tt)
 	long(t)
 	t.Parallel()
 	c := newCluster(t, layout{primaries: 2, secondaries: 2})
@@ -263,7 +267,7 @@ func TestReq14_TwoByTwo(t *testing.T) {
 		var s target.Status
 		check(t, p.status(&s))
 		if len(s.Sessions) != 2 || s.Sessions[0].Peer == s.Sessions[1].Peer || s.Sessions[0].Bytes == 0 || s.Sessions[1].Bytes == 0 {
-			t.Errorf("%s receives from %+v, want from both primaries", p.name, s.Sessions)
+			t.Errorf("%s receives from %+v, want from both primaries", p.Name, s.Sessions)
 		}
 	}
 	s, err := c.group()
