@@ -14,7 +14,6 @@ package hosttest
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -44,10 +43,11 @@ type Hosts struct {
 	// Acked is the newest record that was answered.
 	Acked atomic.Uint64
 
-	random []atomic.Uint64 // answers to the random host of each volume
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
-	errs   chan error
+	writing sync.RWMutex    // each write holds it shared until it is answered and counted; a pause holds it alone
+	random  []atomic.Uint64 // answers to the random host of each volume
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
+	errs    chan error
 }
 
 // Start has one host write records in order round all volumes, and one for each volume write at random
@@ -75,6 +75,15 @@ func (h *Hosts) Stop(t testing.TB) time.Time {
 	}
 	return time.Now()
 }
+
+// Pause has the hosts write nothing until Resume. It returns once every write was answered: the time, and the newest record.
+func (h *Hosts) Pause() (since time.Time, acked uint64) {
+	h.writing.Lock()
+	return time.Now(), h.Acked.Load()
+}
+
+// Resume ends a pause.
+func (h *Hosts) Resume() { h.writing.Unlock() }
 
 // Random is how many writes of the random host of a volume were answered; volumes count from 0.
 func (h *Hosts) Random(volume int) uint64 { return h.random[volume].Load() }
@@ -107,28 +116,40 @@ func (p *patient) write(ctx context.Context, b []byte, off int64) error {
 	return ctx.Err()
 }
 
-func (p *patient) close() error {
-	if p.c == nil {
-		return nil
+// close ends the connection. It may be broken since the last write, as the primary control may have been killed: an error says nothing
+// new.
+func (p *patient) close() {
+	if p.c != nil {
+		_ = p.c.Close()
 	}
-	return p.c.Close()
 }
 
-func (h *Hosts) ordered(ctx context.Context, volumes []Volume) (err error) {
+// write writes when there is no pause, and counts before there can be one.
+func (h *Hosts) write(ctx context.Context, to *patient, b []byte, off int64, count func()) error {
+	h.writing.RLock()
+	defer h.writing.RUnlock()
+	err := to.write(ctx, b, off)
+	if err == nil {
+		count()
+	}
+	return err
+}
+
+func (h *Hosts) ordered(ctx context.Context, volumes []Volume) error {
 	var to []*patient
 	for _, v := range volumes {
 		p := &patient{v: v}
-		defer func() { err = errors.Join(err, p.close()) }()
+		defer p.close()
 		to = append(to, p)
 	}
 	b := make([]byte, block)
 	for k := uint64(1); ; k++ {
 		fill(b, k)
 		// A record whose answer was lost with the connection is written again, the same.
-		if err := to[k%uint64(len(to))].write(ctx, b, slotOf(k, len(to))*block); err != nil {
+		err := h.write(ctx, to[k%uint64(len(to))], b, slotOf(k, len(to))*block, func() { h.Acked.Store(k) })
+		if err != nil {
 			return ignore(ctx, err)
 		}
-		h.Acked.Store(k)
 	}
 }
 
@@ -149,19 +170,19 @@ func fill(b []byte, k uint64) {
 	binary.LittleEndian.PutUint64(b[block-8:], xxhash.Sum64(b[:block-8]))
 }
 
-func (h *Hosts) atRandom(ctx context.Context, volume int, v Volume, rng *rand.Rand) (err error) {
+func (h *Hosts) atRandom(ctx context.Context, volume int, v Volume, rng *rand.Rand) error {
 	p := &patient{v: v}
-	defer func() { err = errors.Join(err, p.close()) }()
+	defer p.close()
 	b := make([]byte, 8*block)
 	for {
 		n := 1 + rng.Int64N(8)
 		for i := int64(0); i < n*block; i += 8 {
 			binary.LittleEndian.PutUint64(b[i:], rng.Uint64())
 		}
-		if err := p.write(ctx, b[:n*block], (slots+rng.Int64N(v.Blocks-slots-n))*block); err != nil {
+		err := h.write(ctx, p, b[:n*block], (slots+rng.Int64N(v.Blocks-slots-n))*block, func() { h.random[volume].Add(1) })
+		if err != nil {
 			return ignore(ctx, err)
 		}
-		h.random[volume].Add(1)
 		select { // load, not a benchmark: the records of the other host shall get on, too
 		case <-ctx.Done():
 			return nil

@@ -30,7 +30,7 @@ func read(address, export string, into []byte) error {
 }
 
 func with(address, export string, use func(c *nbdclient.Client) error) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	c, err := nbdclient.Dial(ctx, address, export)
 	if err != nil {
