@@ -37,6 +37,7 @@ var workloads = []workload{
 	{"writes-primary", "host writes over NBD to a replicating primary control, beside qemu-nbd on a bare device", runWritesPrimary, true},
 	{"rpo", "age of the copy at half of peak load, one primary and one secondary control", runRPO, true},
 	{"group", "4 primary and 4 secondary controls: hold of host writes, age of the copy, LINK to FINAL", runGroup, true},
+	{"peers", "the ingest beside journal-then-copy, Pebble, bbolt, badger, btrfs and qcow2 (built from source, needs root)", runPeers, true},
 }
 
 // Names lists the workloads.
