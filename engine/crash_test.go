@@ -1,409 +1,281 @@
 package engine
 
 import (
-	"bytes"
-	"context"
 	"errors"
 	"flag"
 	"fmt"
-	"maps"
-	"math/rand/v2"
+	"slices"
 	"testing"
 
+	"github.com/farside-storage/farside/ring"
 	"github.com/farside-storage/farside/ring/ringtest"
 )
 
-var crashSeeds = flag.Int("crash-seeds", 2, "histories to crash at every point")
+// The crash tests in a few words. A history is played until the n-th submission, completion or flush of a device; there it
+// crashes. What the devices may hold then is opened, and compared with what the history knows: exactly one CG on all
+// volumes, not older than what was acknowledged, and not younger than what had been asked for. n goes up until the history
+// reaches its end without a crash.
+//
+// Each crash has two kinds of outcome. When the power fails, every sector that was not flushed holds any of its versions:
+// all combinations are tried if they are few, else none, all, a prefix, all but one, and random ones. When only the process
+// dies, what was written can be read and still be lost: the pool is opened, and then the power fails, before and
+// after each I/O of that recovery.
+//
+// Histories that are scripted (TestCrashInScripts): format over a pool, recovery with damaged superblocks, checkpoint, fold under a
+// snapshot, volumes made and deleted, fence, discard, revert, close, write errors, the end of the journal's ring. Each begins
+// with the recovery of what a killed process left, so that recovery is crashed in all of them. Histories that are generated
+// (TestReq08_CrashAnywhere): all of these but format over a pool, damage and write errors, at random, format of blank devices included.
 
-// history drives a pool with a generated sequence of operations and knows what it may hold afterwards.
-type history struct {
-	rng  *rand.Rand
-	devs *ringtest.Devices
-	pool *Pool
-	w    *Writer
+var (
+	crashSeeds  = flag.Int("crash-seeds", 2, "generated histories to crash")
+	crashStride = flag.Uint64("crash-stride", 17, "generated histories crash at every n-th point; 1: at all")
+	// Under the race detector everything takes some ten times as long.
+	scriptStride = map[bool]uint64{false: 1, true: 5}[raceDetector]
+)
 
-	vols    []string
-	group   *Group
-	open    uint64         // CG being received
-	version uint64         // of the newest put
-	changes map[key]uint64 // of the open CG
-	images  map[uint64]map[key]uint64
+var crashEvents = []ringtest.Event{ringtest.Submission, ringtest.Completion, ringtest.FlushEnd}
 
-	// The crash that is ordered: the n-th event of this kind, over all incarnations.
-	crash   ringtest.Event
-	crashIn uint64
-
-	// What the pool acknowledged, and what was asked for last: after a crash one of the two holds.
-	acked, asked GroupState
+// crashes checks what crashes leave, and counts.
+type crashes struct {
+	points              [3]int // by event
+	images, distinct    int    // of failed power
+	kills, distinctKill int
+	recoveries          int // points within recoveries
+	seen                map[outcome]bool
+	// lie: recoveries believe to flush, and do not.
+	lie bool
 }
 
-type key struct {
-	vol   string
-	block VBlock
+// outcome is what a crash left, and what it is compared with. The same need not be checked twice.
+type outcome struct {
+	readable, durable uint64
+	acked, asked      facts
 }
 
-const historyBlocks = 700 // per volume; more than one table page
+func newCrashes() *crashes { return &crashes{seen: map[outcome]bool{}} }
 
-func newHistory(seed uint64) *history {
-	h := &history{rng: rand.New(rand.NewPCG(seed, 1)), open: 1, changes: map[key]uint64{},
-		images: map[uint64]map[key]uint64{0: {}}, vols: []string{"a", "b"}}
-	h.devs = ringtest.MustNew(ringtest.Options{Seed: seed}, ringtest.Spec{Size: 8 << 20, SectorSize: 512 << (3 * (seed % 2))}, ringtest.Spec{Size: 4 << 20})
-	return h
+func (c *crashes) String() string {
+	return fmt.Sprintf("crashed at %d submissions, %d completions and %d flushes: %d images (%d distinct), %d kills (%d distinct) with %d crashes of their recoveries",
+		c.points[0], c.points[1], c.points[2], c.images, c.distinct, c.kills, c.distinctKill, c.recoveries)
 }
 
-func historyFormat() FormatOptions {
-	o := smallFormat()
-	o.VirtualBytes = 4 << 20
-	return o
-}
-
-// start formats and opens; it is part of what can crash.
-func (h *history) start() error {
-	if _, err := Format(h.devs, historyFormat()); err != nil {
-		return err
-	}
-	if err := h.openPool(); err != nil {
-		return err
-	}
-	for _, name := range h.vols {
-		if _, err := h.pool.CreateVolume(context.Background(), "g", name, historyBlocks*BlockSize); err != nil {
-			return err
+// everywhere crashes what play plays, at every stride-th event of each kind, until it ends without a crash.
+func (c *crashes) everywhere(first, stride uint64, play func(ringtest.Event, uint64) (*history, error)) error {
+	for _, event := range crashEvents {
+		if event == ringtest.FlushEnd {
+			first, stride = 1, 1
 		}
-	}
-	return h.bind()
-}
-
-func (h *history) openPool() (err error) {
-	h.pool, err = Open(h.devs, Options{Manual: true, WriterBuffers: 3, WriterBufferBlocks: 4})
-	return err
-}
-
-func (h *history) bind() (err error) {
-	if h.group, err = h.pool.Group("g"); err != nil {
-		return err
-	}
-	if h.w, err = h.pool.NewWriter(); err != nil {
-		return err
-	}
-	for _, v := range h.group.Volumes() {
-		if err := h.w.Bind(v); err != nil {
-			return err
+		for n := first; ; n += stride {
+			h, err := play(event, n)
+			if !h.devs.Crashed() {
+				if err == nil { // the crash-free end
+					err = c.powerFails(h, h.devs.Crash(ringtest.None))
+				}
+				if err != nil {
+					return fmt.Errorf("without a crash: %w", err)
+				}
+				break
+			}
+			if !errors.Is(err, ringtest.ErrCrashed) {
+				return fmt.Errorf("event %d number %d: crashed, but: %w", event, n, errors.Join(err, errors.New("no crash was reported")))
+			}
+			h.leave()
+			c.points[event]++
+			if err := c.after(h); err != nil {
+				return fmt.Errorf("event %d number %d: %w", event, n, err)
+			}
 		}
 	}
 	return nil
 }
 
-// step does one random operation.
-func (h *history) step() error {
-	switch n := h.rng.IntN(100); {
-	case n < 60:
-		return h.put()
-	case n < 66:
-		return h.zero()
-	case n < 80:
-		return h.seal()
-	case n < 92:
-		return h.command()
-	case n < 95:
-		return h.pool.Checkpoint(context.Background())
-	case n < 97:
-		return h.restart()
-	default:
-		_, err := h.pool.Step()
-		return err
+// after checks all outcomes of a crash.
+func (c *crashes) after(h *history) error {
+	for name, devs := range h.devs.Crashes(5) {
+		if err := c.powerFails(h, devs); err != nil {
+			return fmt.Errorf("power failed, %s: %w", name, err)
+		}
 	}
+	if err := c.processDies(h, h.devs.Kill()); err != nil {
+		return fmt.Errorf("process killed: %w", err)
+	}
+	return nil
 }
 
-func (h *history) pick() (*Volume, VBlock, uint64) {
-	v, err := h.group.Volume(h.vols[h.rng.IntN(len(h.vols))])
+// powerFails checks, recovers, and recovers again what is on the devices.
+func (c *crashes) powerFails(h *history, devs *ringtest.Devices) error {
+	c.images++
+	sum := devs.Digest()
+	if o := (outcome{sum, sum, h.acked, h.asked}); c.seen[o] {
+		return nil
+	} else {
+		c.seen[o] = true
+	}
+	c.distinct++
+	rep, err := Check(devs, CheckOptions{Data: true})
 	if err != nil {
-		panic(err)
-	}
-	n := uint64(1 + h.rng.IntN(6))
-	return v, VBlock(h.rng.Uint64N(historyBlocks - n)), n
-}
-
-func (h *history) put() error {
-	v, b, n := h.pick()
-	for i := range VBlock(n) {
-		h.version++
-		err := put(h.w, v, h.open, b+i, pattern(v.name, b+i, h.version))
-		if errors.Is(err, ErrPoolFull) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		h.changes[key{v.name, b + i}] = h.version
-	}
-	return nil
-}
-
-func (h *history) zero() error {
-	v, b, n := h.pick()
-	n *= 9 // ranges as well as points
-	n = min(n, historyBlocks-uint64(b))
-	if err := h.w.Zero(v, h.open, b, n); err != nil {
 		return err
 	}
-	for i := range VBlock(n) {
-		h.changes[key{v.name, b + i}] = 0
+	if len(rep.Damage) > 0 {
+		if h.formatted {
+			return fmt.Errorf("check: %+v", rep.Damage)
+		}
+		return formatAgain(devs)
 	}
-	return nil
-}
-
-// seal ends the open CG, unless the one before is still on its way.
-func (h *history) seal() error {
-	if h.acked.Complete != h.acked.Final {
-		return nil
-	}
-	image := maps.Clone(h.images[h.acked.Final])
-	maps.Copy(image, h.changes)
-	h.images[h.open] = image
-	h.asked = h.acked
-	h.asked.Complete = h.open
-	if err := h.w.Seal(h.open, h.group.Volumes()...); err != nil {
+	got, err := c.recover(h, devs, h.acked, h.asked)
+	if err != nil {
 		return err
 	}
-	for h.acked.Complete != h.open {
-		if _, err := h.pool.Step(); err != nil {
-			return err
-		}
-		s, err := h.group.State(context.Background())
-		if err != nil {
-			return err
-		}
-		h.acked.Complete = s.Complete
-	}
-	h.open++
-	h.changes = map[key]uint64{}
-	return nil
+	return c.recoverAndGoOn(h, devs.Crash(ringtest.None), got)
 }
 
-// command moves the complete CG a step forward or back.
-func (h *history) command() error {
-	cg := h.acked.Complete
-	if cg == h.acked.Final {
-		return nil
+// formatAgain: after a crash in format there may be no pool, but one can be made.
+func formatAgain(devs *ringtest.Devices) error {
+	if _, err := Format(devs, historyFormat()); err != nil {
+		return err
 	}
-	c := Command{Epoch: 1, CG: cg}
-	ctx := context.Background()
-	h.asked = h.acked
-	var err error
-	switch n := h.rng.IntN(10); {
-	case n == 0: // discard it and what has been received of the next
-		h.asked.Linked, h.asked.Complete = h.acked.Final, h.acked.Final
-		err = h.group.Discard(ctx, c, h.open)
-		h.open++
-		h.changes = map[key]uint64{}
-	case h.acked.Linked == cg && n < 3:
-		h.asked.Linked = h.acked.Final
-		err = h.group.Revert(ctx, c)
-	case h.acked.Linked == cg:
-		h.asked.Final = cg
-		err = h.group.Release(ctx, c)
-	default:
-		h.asked.Linked = cg
-		err = h.group.Link(ctx, c)
+	p, err := Open(devs, historyOptions())
+	if err != nil {
+		return err
+	}
+	return p.Close()
+}
+
+// recover opens, compares, and leaves without a word.
+func (c *crashes) recover(h *history, devs *ringtest.Devices, allowed ...facts) (got facts, err error) {
+	pool, err := Open(devs, historyOptions())
+	if err != nil {
+		return got, err
+	}
+	if got, err = factsOf(pool); err == nil {
+		err = h.compareViews(pool, got)
+	}
+	if !slices.Contains(allowed, got) && err == nil {
+		err = fmt.Errorf("recovered %+v\nallowed are %+v", got, allowed)
+	}
+	return got, errors.Join(err, pool.shut())
+}
+
+// recoverAndGoOn opens once more, finds the same, and works with it.
+func (c *crashes) recoverAndGoOn(h *history, devs *ringtest.Devices, want facts) error {
+	pool, err := Open(devs, historyOptions())
+	if err != nil {
+		return err
+	}
+	got, err := factsOf(pool)
+	if err == nil && got != want {
+		err = fmt.Errorf("recovered %+v, and after another crash %+v", want, got)
 	}
 	if err == nil {
-		h.acked = h.asked
+		if err = h.goOn(pool, got); err != nil {
+			err = fmt.Errorf("after recovery: %w", err)
+		}
 	}
-	return err
+	if err == nil {
+		err = blocksAddUp(pool)
+	}
+	if err != nil {
+		return errors.Join(err, pool.shut())
+	}
+	return pool.Close()
 }
 
-// restart closes and opens again; what was received of the open CG is gone.
-func (h *history) restart() error {
-	if err := errors.Join(h.w.Close(), h.pool.Close()); err != nil {
-		return err
-	}
-	seen := h.devs.Count(h.crash)
-	h.devs = h.devs.Reopen()
-	if h.crashIn > seen {
-		h.crashIn -= seen
-		h.devs.CrashAt(h.crash, h.crashIn)
-	}
-	if err := h.openPool(); err != nil {
-		return err
-	}
-	h.changes = map[key]uint64{}
-	return h.bind()
-}
-
-// check opens what a crash left and compares: exactly one CG boundary on all volumes, not older than what
-// was acknowledged.
-func (h *history) check(devs *ringtest.Devices) (GroupState, error) {
-	var zero GroupState
-	pool, err := Open(devs, Options{Manual: true, WriterBuffers: 3, WriterBufferBlocks: 4})
-	if err != nil {
-		return zero, err
-	}
-	g, err := pool.Group("g")
-	if err != nil {
-		return zero, err
-	}
-	s, err := g.State(context.Background())
-	if err != nil {
-		return zero, err
-	}
-	got := GroupState{Final: s.Final, Linked: s.Linked, Complete: s.Complete}
-	if a, b := numbers(h.acked), numbers(h.asked); got != a && got != b {
-		return zero, fmt.Errorf("recovered %+v; acknowledged %+v, asked for %+v", got, a, b)
-	}
-	if err := h.compare(g, FinalView, h.images[s.Final]); err != nil {
-		return zero, fmt.Errorf("final %d: %w", s.Final, err)
-	}
-	if err := h.compare(g, LinkedView, h.images[s.Linked]); err != nil {
-		return zero, fmt.Errorf("linked %d: %w", s.Linked, err)
-	}
-	if err := h.goOn(pool, g, s); err != nil {
-		return zero, fmt.Errorf("after recovery: %w", err)
-	}
-	return got, errors.Join(blocksAddUp(pool), pool.Close())
-}
-
-// recoverTwice recovers what a crash left, crashes again at once, and checks what is recovered then: it must be the same.
-func (h *history) recoverTwice(devs *ringtest.Devices) error {
-	pool, err := Open(devs, Options{Manual: true})
-	if err != nil {
-		return err
-	}
-	g, err := pool.Group("g")
-	if err != nil {
-		return err
-	}
-	first, err := g.State(context.Background())
-	if err := errors.Join(err, pool.shut()); err != nil {
-		return err
-	}
-	second, err := h.check(devs.Crash(ringtest.None))
-	if err != nil {
-		return err
-	}
-	if numbers(first) != second {
-		return fmt.Errorf("recovered %+v, and after another crash %+v", numbers(first), second)
-	}
-	return nil
-}
-
-// goOn finishes the CG that was held, so that it is shown to be whole.
-func (h *history) goOn(pool *Pool, g *Group, s GroupState) error {
-	if s.Complete == s.Final {
+// processDies goes on with what can be read of a cache that nobody has flushed: devs are not durable. What recovery shows
+// stays, whenever the power fails; until it has shown anything, the history's own promises hold.
+func (c *crashes) processDies(h *history, devs *ringtest.Devices) error {
+	c.kills++
+	o := outcome{devs.Digest(), devs.Crash(ringtest.None).Digest(), h.acked, h.asked}
+	if c.seen[o] {
 		return nil
 	}
-	ctx, c := context.Background(), Command{Epoch: 1, CG: s.Complete}
-	if err := errors.Join(g.Link(ctx, c), g.Release(ctx, c)); err != nil {
-		return err
+	c.seen[o] = true
+	c.distinctKill++
+	if err := c.powerFails(h, devs.Crash(ringtest.Random)); err != nil {
+		return fmt.Errorf("power failed: %w", err)
 	}
-	for range 3 { // through before, during and after the fold
-		if err := h.compare(g, FinalView, h.images[s.Complete]); err != nil {
-			return err
-		}
-		if _, err := pool.Step(); err != nil {
-			return err
+	events := crashEvents
+	if c.distinctKill%8 != 1 { // until it flushes, recovery only reads (but for one script): that need not be crashed each time
+		events = events[ringtest.FlushEnd:]
+	}
+	for _, event := range events {
+		for n := uint64(1); ; n++ {
+			again := devs.Reset(ringtest.All)
+			again.CrashAt(event, n)
+			ended, err := c.recoveryCrashes(h, again)
+			if err != nil {
+				return fmt.Errorf("event %d number %d of recovery: %w", event, n, err)
+			}
+			if ended {
+				break
+			}
+			c.recoveries++
 		}
 	}
 	return nil
 }
 
-func numbers(s GroupState) GroupState {
-	return GroupState{Final: s.Final, Linked: s.Linked, Complete: s.Complete}
-}
-
-func (h *history) compare(g *Group, kind ViewKind, image map[key]uint64) error {
-	for _, v := range g.Volumes() {
-		buf := make([]byte, v.Size())
-		if _, err := v.read(buf, 0, kind, nil); err != nil {
-			return err
+// recoveryCrashes opens devs, which may crash meanwhile; if they do not, the power fails as soon as recovery has answered.
+func (c *crashes) recoveryCrashes(h *history, devs *ringtest.Devices) (ended bool, err error) {
+	if c.lie {
+		for i := range devs.Info() {
+			devs.Inject(ringtest.Fault{Kind: ringtest.Lies, Device: i, Op: ring.OpFlush})
 		}
-		for b := range VBlock(historyBlocks) {
-			got := buf[b*BlockSize : (b+1)*BlockSize]
-			if want := image[key{v.name, b}]; !bytes.Equal(got, pattern(v.name, b, want)) {
-				return fmt.Errorf("volume %s block %d: want version %d, got %d", v.name, b, want, le.Uint64(got[72:]))
+	}
+	pool, err := Open(devs, historyOptions())
+	if devs.Crashed() {
+		if !errors.Is(err, ringtest.ErrCrashed) {
+			return false, fmt.Errorf("crashed, but: %w", errors.Join(err, errors.New("no crash was reported")))
+		}
+		if devs.Unchanged() { // it has only read so far
+			return false, nil
+		}
+		for _, p := range []ringtest.Policy{ringtest.None, ringtest.All, ringtest.Random} {
+			if err := c.powerFails(h, devs.Crash(p)); err != nil {
+				return false, fmt.Errorf("power failed: %w", err)
 			}
 		}
+		return false, nil
 	}
-	return nil
+	if err != nil {
+		if h.formatted {
+			return false, err
+		}
+		return true, nil // a crash in format leaves no pool
+	}
+	got, err := factsOf(pool)
+	if err := errors.Join(err, pool.shut()); err != nil {
+		return false, err
+	}
+	if got != h.acked && got != h.asked {
+		return false, fmt.Errorf("recovered %+v\nacknowledged %+v\nasked for %+v", got, h.acked, h.asked)
+	}
+	known := h.from(nil)
+	known.acked, known.asked, known.formatted = got, got, true
+	for _, p := range []ringtest.Policy{ringtest.None, ringtest.Random} {
+		if err := c.powerFails(known, devs.Crash(p)); err != nil {
+			return false, fmt.Errorf("power failed after recovery had shown %+v: %w", got, err)
+		}
+	}
+	return true, nil
 }
 
-// blocksAddUp: with nothing in progress, what is used is what the tables name.
-func blocksAddUp(p *Pool) error {
-	for {
-		progress, err := p.Step()
-		if err != nil {
-			return err
-		}
-		if !progress {
-			break
-		}
-	}
-	named := uint64(0)
-	for _, g := range p.groups {
-		for _, v := range g.volumes {
-			for b := range VBlock(v.table.blocks()) {
-				if v.table.load(b) != 0 {
-					named++
-				}
-			}
-		}
-		for _, l := range g.live {
-			for _, t := range l.tables {
-				t.blocks(func(PBlock) { named++ })
-			}
-		}
-	}
-	if s := p.alloc.Stats(); s.Used != named {
-		return fmt.Errorf("%d blocks are used, %d are named", s.Used, named)
-	}
-	return nil
-}
-
-// run plays the history until it ends or the device crashes.
-func (h *history) run(steps int) error {
-	if err := h.start(); err != nil {
-		return err
-	}
-	for range steps {
-		if err := h.step(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// TestReq08_CrashAnywhere crashes generated histories at every submission, completion and flush, format
-// and recovery included. The recovered pool is one CG boundary, and recovering once more changes nothing.
+// TestReq08_CrashAnywhere crashes generated histories, from format to close.
 func TestReq08_CrashAnywhere(t *testing.T) {
-	for seed := range uint64(*crashSeeds) {
-		for _, event := range []ringtest.Event{ringtest.Submission, ringtest.Completion, ringtest.FlushEnd} {
-			points := 0
-			stride := uint64(13) // a prime, so that seeds meet different points
-			if event == ringtest.FlushEnd {
-				stride = 3
-			}
-			for n := 1 + seed%stride; ; n += stride {
-				h := newHistory(seed)
-				h.crash, h.crashIn = event, n
-				h.devs.CrashAt(event, n)
-				err := h.run(120)
-				if !h.devs.Crashed() {
-					if err != nil {
-						t.Fatalf("seed %d: %v", seed, err)
-					}
-					break // the crash-free end
-				}
-				points++
-				for _, policy := range []ringtest.Policy{ringtest.None, ringtest.All, ringtest.Random} {
-					after := h.devs.Crash(policy)
-					if h.group == nil { // no volume was acknowledged yet
-						continue
-					}
-					if err := h.recoverTwice(after.Reopen()); err != nil {
-						t.Fatalf("seed %d, %v %d: %v", seed, event, n, err)
-					}
-				}
-			}
-			t.Logf("seed %d: %d crash points of kind %v", seed, points, event)
+	seeds := *crashSeeds
+	if raceDetector {
+		seeds = 1
+	}
+	for seed := range uint64(seeds) {
+		c := newCrashes()
+		err := c.everywhere(1+seed**crashStride/2%*crashStride, *crashStride, func(event ringtest.Event, n uint64) (*history, error) {
+			h := newHistory(seed)
+			h.crash, h.crashIn = event, n
+			h.devs.CrashAt(event, n)
+			return h, h.run(120)
+		})
+		if err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
 		}
+		t.Logf("seed %d: %v", seed, c)
 	}
 }

@@ -85,7 +85,8 @@ type Devices struct {
 	arrived uint64 // seq at the crash: what is above it was in flight
 	closed  bool
 	// seq numbers changes of contents over all disks, in the order in which they were applied.
-	seq uint64
+	seq  uint64
+	born uint64 // seq when the incarnation began
 }
 
 // New makes devices full of zeros.
@@ -186,7 +187,7 @@ func (d *Devices) successor() *Devices {
 	o := d.opts
 	o.Seed = d.rng.Uint64()
 	n := empty(o)
-	n.infos, n.seq = d.infos, d.seq
+	n.infos, n.seq, n.born = d.infos, d.seq, d.seq
 	return n
 }
 
@@ -208,6 +209,14 @@ func (d *Devices) Digest() uint64 {
 		k.digest(&h)
 	}
 	return h.Sum64()
+}
+
+// Unchanged says that this incarnation has neither changed nor flushed anything so far: what a crash leaves is what it would have
+// left before.
+func (d *Devices) Unchanged() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.seq == d.born && d.counts[FlushEnd] == 0
 }
 
 // WriteAt stores p durably, past all queues and faults: for planting damage.

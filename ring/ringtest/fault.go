@@ -21,6 +21,9 @@ const (
 	Misdirected
 	// Vanishes: the device is gone from now on; this and all other requests end with ENXIO.
 	Vanishes
+	// Lies: the request ends well, and nothing was done. A flush that lies is as good as none: so tests find out what flushes are
+	// needed for.
+	Lies
 )
 
 // Fault makes chosen requests go wrong.
@@ -117,6 +120,8 @@ func (d *Devices) performFaulty(k *disk, r *request, f *Fault) error {
 	case Vanishes:
 		k.gone = true
 		return r.Fail(d.infos, unix.ENXIO)
+	case Lies:
+		return nil
 	case Short:
 		return d.performShort(k, r)
 	case Flips:

@@ -478,6 +478,30 @@ func TestReset(t *testing.T) {
 	}
 }
 
+func TestUnchanged(t *testing.T) {
+	b := newBench(t, 1)
+	b.must(write(0, 'a'))
+	for _, c := range []struct {
+		r    ring.Request
+		want bool
+	}{{ring.Request{Op: ring.OpRead, Buf: sectors(1, 0)}, true}, {flush, false}, {write(0, 'b'), false}, {ring.Request{Op: ring.OpWriteZeroes, Len: sectorSize}, false}} {
+		d := b.d.Reset(All)
+		onDevices(t, d).must(c.r)
+		if got := d.Unchanged(); got != c.want {
+			t.Errorf("after a %v: %t", c.r.Op, got)
+		}
+	}
+	d := b.d.Reset(All)
+	n := onDevices(t, d)
+	n.push(write(0, 'c'))
+	if err := n.q.Submit(); err != nil {
+		t.Fatal(err)
+	}
+	if d.Uncertain(); d.Unchanged() {
+		t.Error("unchanged with a write in flight at the crash")
+	}
+}
+
 // TestDigest is that of what can be read, however it came there.
 func TestDigest(t *testing.T) {
 	one, two := newBench(t, 1), newBench(t, 2)
@@ -658,6 +682,18 @@ func TestFailedFlush(t *testing.T) {
 	}
 	if len(seen) != 6 || len(left) != 6 || !hidden {
 		t.Errorf("reads saw %v, crashes left %v; want six of each, not always the same", seen, left)
+	}
+}
+
+func TestFaultLies(t *testing.T) {
+	b := newBench(t, 1)
+	b.must(write(0, 'a'))
+	b.d.Inject(Fault{Kind: Lies, Op: ring.OpFlush, Count: 1})
+	b.must(flush)
+	b.d.Inject(Fault{Kind: Lies, Op: ring.OpWrite, Count: 1})
+	b.must(write(1, 'b'))
+	if diff := cmp.Diff([]string{"..", "a."}, outcomesOf(t, b.d, 2)); diff != "" {
+		t.Error(diff)
 	}
 }
 
