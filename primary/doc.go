@@ -46,7 +46,8 @@
 //
 // Commands
 //
-//   - An epoch lower than the highest seen is refused. A repeated command repeats its answer.
+//   - An epoch lower than the highest seen is refused, after a restart too: an answer is given only when the write-intent log has its
+//     epoch durably. A repeated command repeats its answer.
 //   - The open CG's number only grows.
 //
 // Units: device offsets and lengths are bytes, blocks are 4096 bytes, times are durations since

@@ -26,13 +26,16 @@ type group struct {
 
 	session  int    // of the manager that sent the last valid command
 	epoch    uint64 // highest seen
-	leader   string // name of the manager that has it; "" not known
-	open     uint64 // 0: no manager has said yet
-	final    uint64 // newest known to be final
-	lastCut  uint64 // newest CG cut here and neither final nor given up; 0 none
-	cutEpoch uint64 // in which lastCut was cut
-	drained  bool   // lastCut's manifest was sent everywhere
-	blocks   uint64 // payload blocks of lastCut that were sent, once drained
+	durable  uint64 // epoch that the write-intent log has, and in noting the one it is being given
+	noting   uint64
+	withheld []ManagerMessage // answers in an epoch that is not durable yet
+	leader   string           // name of the manager that has it; "" not known
+	open     uint64           // 0: no manager has said yet
+	final    uint64           // newest known to be final
+	lastCut  uint64           // newest CG cut here and neither final nor given up; 0 none
+	cutEpoch uint64           // in which lastCut was cut
+	drained  bool             // lastCut's manifest was sent everywhere
+	blocks   uint64           // payload blocks of lastCut that were sent, once drained
 	// lost is a cut CG that cannot be completed, 0 none: until the manager opens another one,
 	// nothing is sent.
 	lost       uint64
@@ -64,7 +67,8 @@ func (c *Core) Manage(session int, m wire.Commanded) {
 		// late HOLD could cut at another moment than the other primaries do.
 		return
 	}
-	g.epoch, g.session = h.Epoch, session
+	c.enterEpoch(g, h.Epoch)
+	g.session = session
 	switch m := m.(type) {
 	case *wire.Fence:
 		// Nothing is answered: the epoch is all there is to it.
@@ -81,8 +85,31 @@ func (c *Core) Manage(session int, m wire.Commanded) {
 	}
 }
 
+// enterEpoch has a higher epoch noted in the write-intent log: a primary that is restarted must go on refusing the managers
+// that this one took over from.
+func (c *Core) enterEpoch(g *group, epoch uint64) {
+	if epoch == g.epoch {
+		return
+	}
+	g.epoch = epoch
+	clear(g.withheld)
+	g.withheld = g.withheld[:0] // they were for the manager before
+	c.intent.snapshotDue = true
+}
+
+// answer gives a manager nothing to build on before its epoch is durable.
 func (c *Core) answer(g *group, m wire.Message) {
-	c.out.Manager = append(c.out.Manager, ManagerMessage{g.session, m})
+	g.withheld = append(g.withheld, ManagerMessage{g.session, m})
+	c.giveOut(g)
+}
+
+func (c *Core) giveOut(g *group) {
+	if g.durable < g.epoch {
+		return
+	}
+	c.out.Manager = append(c.out.Manager, g.withheld...)
+	clear(g.withheld)
+	g.withheld = g.withheld[:0]
 }
 
 func (c *Core) refuse(session int, h wire.Command, code wire.ErrorCode, text string) {

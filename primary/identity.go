@@ -113,6 +113,9 @@ func (cn *conn) checkNoted() {
 
 // notedIn: a snapshot of the log is being made.
 func (c *Core) notedIn() {
+	for _, g := range c.groups {
+		g.noting = g.epoch
+	}
 	for _, v := range c.volumes {
 		for _, r := range v.replicas {
 			r.noting = r.identity
@@ -122,6 +125,10 @@ func (c *Core) notedIn() {
 
 // notedDurably: that snapshot is durable.
 func (c *Core) notedDurably() {
+	for _, g := range c.groups {
+		g.durable = g.noting
+		c.giveOut(g)
+	}
 	for _, cn := range c.conns {
 		for _, r := range cn.replicas {
 			r.noted = r.noting

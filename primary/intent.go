@@ -125,7 +125,7 @@ func (s *intentState) nextWrite(c *Core) *IntentWrite {
 	s.writing = true
 	s.served, s.waiting = append(s.served[:0], s.waiting...), s.waiting[:0]
 	s.marks, s.wanted = append(s.marks[:0], s.wanted...), s.wanted[:0]
-	if size := recordSize(len(s.marks)); !s.appendable || (s.snapshotDue && mayRetry) || s.end+size > s.snapshotAt+intentLogRoom {
+	if size := 2 * recordSize(len(s.marks)); !s.appendable || (s.snapshotDue && mayRetry) || s.end+size > s.snapshotAt+intentLogRoom {
 		s.startSnapshot(c)
 	} else {
 		s.write = IntentWrite{File: s.good, Off: s.end}
@@ -152,7 +152,7 @@ func (s *intentState) startSnapshot(c *Core) {
 func (c *Core) intentLog() *IntentLog {
 	log := &IntentLog{Seq: c.intent.seq, Region: c.opt.IntentRegion}
 	for _, g := range c.groups {
-		log.Groups = append(log.Groups, IntentGroup{g.name, g.final})
+		log.Groups = append(log.Groups, IntentGroup{g.name, g.final, g.epoch, g.leader})
 	}
 	for _, v := range c.volumes {
 		iv := IntentVolume{Group: v.group.name, Name: v.spec.Name, Size: v.spec.Size,
@@ -345,7 +345,12 @@ func (c *Core) restoreIntent(prior *IntentLog) {
 		c.intent.good = -1
 	}
 	for _, g := range c.groups {
-		g.final = prior.final(g.name)
+		was := prior.group(g.name)
+		g.final, g.epoch, g.leader = was.Final, was.Epoch, was.Manager
+		g.durable = g.epoch
+	}
+	for _, r := range prior.Repaired {
+		c.notice(slog.LevelWarn, "damage in the write-intent log was repaired", "damage", r)
 	}
 	for _, v := range c.volumes {
 		c.restoreVolume(v, prior)

@@ -78,7 +78,7 @@ func TestRegionsAreClearedAfterTheyAreFinal(t *testing.T) {
 	if m := markedIn(w); m[0] != 0 {
 		t.Fatalf("still marked: %x", m)
 	}
-	if got := LoadIntent(w.files).final("g"); got != w.final {
+	if got := LoadIntent(w.files).group("g").Final; got != w.final {
 		t.Fatalf("the log says final %d, want %d", got, w.final)
 	}
 }
@@ -167,8 +167,8 @@ func TestDamagedLogMeansAFullCopySaidLoudly(t *testing.T) {
 	}
 }
 
-// TestDamagedLogIsNeverTakenForASoundOne changes each byte of a log with records: it is refused, or it is a torn tail,
-// or it says what it said.
+// TestDamagedLogIsNeverTakenForASoundOne changes each byte of a log with records: it is refused, or it says what it said, the last
+// record included; and damage in a record that its second copy makes good is told.
 func TestDamagedLogIsNeverTakenForASoundOne(t *testing.T) {
 	w := synced(t, testOptions())
 	for _, b := range []uint64{20, 40, 60} {
@@ -177,7 +177,7 @@ func TestDamagedLogIsNeverTakenForASoundOne(t *testing.T) {
 	}
 	want := LoadIntent(w.files)
 	file := bytes.Clone(w.files[want.File])
-	last := len(file) - intentAlign
+	snapshot := len(file) - 3*2*intentAlign
 	step := 1
 	if raceEnabled {
 		step = 7 // the detector slows this down and learns nothing from it
@@ -186,9 +186,16 @@ func TestDamagedLogIsNeverTakenForASoundOne(t *testing.T) {
 		file[i] ^= 0x10
 		got := LoadIntent([2][]byte{file})
 		file[i] ^= 0x10
-		got.File = want.File
-		if got.Problem == "" && i < last && !cmp.Equal(want, got) {
+		repaired := got.Repaired
+		got.File, got.Repaired = want.File, nil
+		if got.Problem == "" && !cmp.Equal(want, got) {
 			t.Fatalf("byte %d of %d changed, and nobody noticed: %s", i, len(file), cmp.Diff(want, got))
+		}
+		if i >= snapshot && got.Problem != "" {
+			t.Fatalf("byte %d of %d changed: %s", i, len(file), got.Problem)
+		}
+		if first := (i-snapshot)/intentAlign%2 == 0; i >= snapshot && (i-snapshot)%intentAlign < recordFixed && first != (len(repaired) == 1) {
+			t.Fatalf("byte %d of %d changed, repaired %q", i, len(file), repaired)
 		}
 	}
 }
@@ -197,7 +204,7 @@ func TestIntentRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		size := rapid.Uint64Range(1, 300).Draw(t, "regions") << 20
 		l := &IntentLog{Seq: rapid.Uint64().Draw(t, "seq"), Region: 1 << 20,
-			Groups:  []IntentGroup{{rapid.StringN(1, 20, 200).Draw(t, "group"), rapid.Uint64().Draw(t, "final")}},
+			Groups:  []IntentGroup{{rapid.StringN(1, 20, 200).Draw(t, "group"), rapid.Uint64().Draw(t, "final"), rapid.Uint64().Draw(t, "epoch"), rapid.StringN(0, 20, 200).Draw(t, "manager")}},
 			Volumes: []IntentVolume{{Group: "g", Name: "v", Size: size, Copies: []IntentCopy{{"s", wire.UUID{rapid.Byte().Draw(t, "identity")}, rapid.Bool().Draw(t, "synced")}}, Marks: make([]uint64, (size>>20+63)/64)}}}
 		file := encodeSnapshot(l)
 		got, err := decodeIntent(file)
@@ -218,7 +225,7 @@ func TestIntentRoundTrip(t *testing.T) {
 }
 
 func FuzzLoadIntent(f *testing.F) {
-	l := &IntentLog{Seq: 3, Region: 1 << 20, Groups: []IntentGroup{{"g", 9}},
+	l := &IntentLog{Seq: 3, Region: 1 << 20, Groups: []IntentGroup{{"g", 9, 4, "m1"}},
 		Volumes: []IntentVolume{{Group: "g", Name: "v", Size: 8 << 20, Copies: []IntentCopy{{"s", wire.UUID{7}, true}}, Marks: []uint64{5}}}}
 	snap := encodeSnapshot(l)
 	f.Add(snap, []byte(nil))
@@ -238,5 +245,29 @@ func TestWriteThatComesWhileItsMarkIsWritten(t *testing.T) {
 	w.finishIntent(nil)
 	if len(w.flight) != 2 {
 		t.Fatalf("%d of 2 writes went on", len(w.flight))
+	}
+}
+
+// What a crash leaves of the last record, at any length, is a record or none: both copies being bad says that it was never relied upon.
+func TestTornLastRecordIsNotDamage(t *testing.T) {
+	w := synced(t, testOptions())
+	for _, b := range []uint64{20, 40} {
+		w.write(0, b*BlockSize, BlockSize)
+		w.settle()
+	}
+	whole := LoadIntent(w.files)
+	file := w.files[whole.File]
+	begin := len(file) - 2*intentAlign
+	before := LoadIntent([2][]byte{file[:begin]})
+	if len(before.Volumes) == 0 || cmp.Equal(before.Volumes, whole.Volumes) {
+		t.Fatal("the last record says nothing")
+	}
+	for n := begin; n <= len(file); n += 512 {
+		for _, zeros := range []int{0, len(file) - n} { // the file ends there, or the rest was not written
+			got := LoadIntent([2][]byte{append(bytes.Clone(file[:n]), make([]byte, zeros)...)})
+			if got.Problem != "" || !cmp.Equal(got.Volumes, before.Volumes) && !cmp.Equal(got.Volumes, whole.Volumes) {
+				t.Fatalf("%d bytes of the last record, %d zeros: %+v", n-begin, zeros, got)
+			}
+		}
 	}
 }

@@ -19,14 +19,19 @@ type IntentLog struct {
 	Volumes []IntentVolume
 	// File is where it was found: 0 or 1.
 	File int
+	// Repaired lists records that were damaged and read from their second copy.
+	Repaired []string
 	// Problem says why the log is of no use, "" if it is.
 	Problem string
 }
 
-// IntentGroup is the newest CG of a group that was known to be final.
+// IntentGroup is the newest CG of a group that was known to be final, the highest epoch that was obeyed, and the name of the
+// manager that had it, "" if not known.
 type IntentGroup struct {
-	Name  string
-	Final uint64
+	Name    string
+	Final   uint64
+	Epoch   uint64
+	Manager string
 }
 
 // IntentVolume has a bit for each region of a volume that may differ from its copies.
@@ -45,13 +50,14 @@ type IntentCopy struct {
 	Synced    bool
 }
 
-func (l *IntentLog) final(group string) uint64 {
+// group finds what the log says of a group; nothing if it does not know it.
+func (l *IntentLog) group(name string) IntentGroup {
 	for _, g := range l.Groups {
-		if g.Name == group {
-			return g.Final
+		if g.Name == name {
+			return g
 		}
 	}
-	return 0
+	return IntentGroup{Name: name}
 }
 
 func (l *IntentLog) volume(group, name string) *IntentVolume {
@@ -92,9 +98,9 @@ const (
 )
 
 // encodeSnapshot: magic u64, version u32, zero u32, length u64 (of all up to the checksum), sequence
-// u64, region u64; groups: count u32, each name, final u64; volumes: count u32, each group name, name,
+// u64, region u64; groups: count u32, each name, final u64, epoch u64, manager; volumes: count u32, each group name, name,
 // size u64, copies (count u32, each name, identity 16 bytes, synced u8), words u32, marks; XXH64 of all that;
-// zeros up to a multiple of 4096. A name is u16 length and bytes.
+// zeros up to a multiple of 4096. A name is u16 length and bytes; the manager's may be empty.
 func encodeSnapshot(l *IntentLog) []byte {
 	le := binary.LittleEndian
 	b := le.AppendUint64(nil, intentMagic)
@@ -107,6 +113,8 @@ func encodeSnapshot(l *IntentLog) []byte {
 	for _, g := range l.Groups {
 		b = appendName(b, g.Name)
 		b = le.AppendUint64(b, g.Final)
+		b = le.AppendUint64(b, g.Epoch)
+		b = appendName(b, g.Manager)
 	}
 	b = le.AppendUint32(b, uint32(len(l.Volumes)))
 	for _, v := range l.Volumes {
@@ -158,12 +166,14 @@ func chainSum(data []byte) uint64 {
 	return le.Uint64(data[end:])
 }
 
+// recordSize is the length of one copy of a record.
 func recordSize(marks int) int64 {
 	return int64(recordFixed+8*marks+8+intentAlign-1) / intentAlign * intentAlign
 }
 
 // appendRecord: magic u32, count u32, sequence of the snapshot u64, index u64, chain u64; marks, each
-// volume<<48 | region; XXH64 of all that; zeros up to a multiple of 4096.
+// volume<<48 | region; XXH64 of all that; zeros up to a multiple of 4096. Then all of it once more: of a record that was
+// being written in a crash both copies may be bad, of one that is damaged later only one is.
 func appendRecord(b []byte, seq, index, chain uint64, marks []mark) []byte {
 	le := binary.LittleEndian
 	b = le.AppendUint32(b, recordMagic)
@@ -174,7 +184,8 @@ func appendRecord(b []byte, seq, index, chain uint64, marks []mark) []byte {
 	for _, m := range marks {
 		b = le.AppendUint64(b, uint64(m.volume)<<48|m.region)
 	}
-	return pad(le.AppendUint64(b, xxhash.Sum64(b)))
+	b = pad(le.AppendUint64(b, xxhash.Sum64(b)))
+	return append(b, b...)
 }
 
 var errIntent = errors.New("damaged write-intent log")
@@ -268,8 +279,8 @@ func (r *intentReader) snapshot() *IntentLog {
 	if r.err == nil && (log.Region < BlockSize || log.Region&(log.Region-1) != 0) {
 		r.fail("region is no power of two")
 	}
-	r.list("groups", 10, func() {
-		log.Groups = append(log.Groups, IntentGroup{r.name("group name"), r.u64("final")})
+	r.list("groups", 20, func() {
+		log.Groups = append(log.Groups, IntentGroup{r.name("group name"), r.u64("final"), r.u64("epoch"), r.name("manager")})
 	})
 	r.list("volumes", 20, func() { log.Volumes = append(log.Volumes, r.volume(log.Region)) })
 	return log
@@ -293,26 +304,39 @@ func (r *intentReader) volume(region uint64) IntentVolume {
 	return v
 }
 
-// replay adds the records that follow the snapshot, which ends at off. A last record that does not
-// check was being written in the crash, and no write has relied on it; but one that is followed by
-// a sound record is damage.
+// replay adds the records that follow the snapshot, which ends at off. A last record of which neither copy checks
+// was being written in the crash, and no write has relied on it; but one that is followed by a sound record is damage.
 func (l *IntentLog) replay(file []byte, off int) error {
 	chain, index := chainSum(file[:off]), uint64(0)
 	for off < len(file) {
-		marks, size, ok := parseRecord(file[off:], l.Seq, index, chain)
+		at := off
+		marks, size, ok := parseRecord(file[at:], l.Seq, index, chain)
 		if !ok {
-			return l.nothingBehind(file, off)
+			if marks, at, size, ok = l.second(file, off, index, chain); !ok {
+				return l.nothingBehind(file, off)
+			}
+			l.Repaired = append(l.Repaired, fmt.Sprintf("the record at byte %d was bad; its second copy at byte %d is good", off, at))
 		}
 		for _, m := range marks {
 			if m.volume >= len(l.Volumes) || m.region/64 >= uint64(len(l.Volumes[m.volume].Marks)) {
-				return fmt.Errorf("%w: the record at byte %d marks region %d of volume number %d, which is not there", errIntent, off, m.region, m.volume)
+				return fmt.Errorf("%w: the record at byte %d marks region %d of volume number %d, which is not there", errIntent, at, m.region, m.volume)
 			}
 			l.Volumes[m.volume].Marks[m.region/64] |= 1 << (m.region % 64)
 		}
-		chain = chainSum(file[off : off+size])
-		off, index = off+size, index+1
+		chain = chainSum(file[at : at+size])
+		off, index = off+2*size, index+1
 	}
 	return nil
+}
+
+// second looks for the second copy of the record at off, whose first copy does not tell its length any more.
+func (l *IntentLog) second(file []byte, off int, index, chain uint64) (marks []mark, at, size int, ok bool) {
+	for at = off + intentAlign; at+recordFixed <= len(file) && at-off <= intentLogRoom; at += intentAlign {
+		if marks, size, ok = parseRecord(file[at:], l.Seq, index, chain); ok && at == off+size {
+			return marks, at, size, true
+		}
+	}
+	return nil, 0, 0, false
 }
 
 // nothingBehind looks for records of this snapshot behind a bad one.

@@ -2,7 +2,7 @@ package primary
 
 import "fmt"
 
-// ledBy notes which manager sent a command, unless it is stale. Kept in memory only, as the epoch is.
+// ledBy notes which manager sent a command, unless it is stale.
 func (c *Core) ledBy(group string, epoch uint64, manager string) {
 	if g := c.byName[group]; g != nil && epoch >= g.epoch {
 		g.leader = manager

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"time"
 
 	"github.com/farside-storage/farside/wire"
@@ -122,7 +123,8 @@ func (l *link) serve(conn *wire.Conn) error {
 	}
 	_ = conn.Close() // the errors at hand say more
 	<-ended
-	if writeErr != nil && errors.Is(readErr, errConnEnded) {
+	// What was written when the reader closed the connection says nothing; why the reader did, says all.
+	if writeErr != nil && !errors.Is(writeErr, net.ErrClosed) && errors.Is(readErr, errConnEnded) {
 		return writeErr
 	}
 	return readErr

@@ -296,6 +296,8 @@ func TestEpochsAndRepetitions(t *testing.T) {
 	w := synced(t, testOptions())
 	w.epoch = 5
 	w.manage(&wire.Fence{})
+	w.pump()
+	w.settle() // the epoch is durable then
 	w.epoch = 4
 	w.replies = nil
 	w.manage(&wire.Hold{Command: wire.Command{CG: w.open}, TimeoutMicros: 1000})

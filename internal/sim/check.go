@@ -352,6 +352,7 @@ func (w *world) checkAnswer(p *primaryNode, m wire.Message) {
 	if h.Epoch < p.epoch {
 		w.fail("R4", "%s obeyed epoch %d after epoch %d", p.name, h.Epoch, p.epoch)
 	}
+	p.answered = max(p.answered, h.Epoch)
 	if t, ok := m.(*wire.Thawed); ok && t.OK && h.CG > p.cut {
 		p.cut = h.CG
 		w.hist.cut(h.CG, p)

@@ -35,7 +35,8 @@ type primaryNode struct {
 	links    []*link
 	sessions map[int]*end
 	session  int
-	epoch    uint64 // highest that was obeyed
+	epoch    uint64 // highest that was obeyed in this run, and at its start, that was answered ever
+	answered uint64
 	cut      uint64 // newest CG cut in this run
 }
 
@@ -70,7 +71,7 @@ func (p *primaryNode) start() {
 	}
 	p.core, p.acts = core, primary.Actions{}
 	p.flights, p.backlog, p.intent, p.reaping = map[uint64]*primary.DeviceIO{}, nil, nil, false
-	p.alarm, p.sessions, p.cut, p.epoch = 0, map[int]*end{}, 0, 0
+	p.alarm, p.sessions, p.cut, p.epoch = 0, map[int]*end{}, 0, p.answered
 	p.queue, err = p.devs.NewQueue(ring.QueueOptions{Depth: 32})
 	if err != nil {
 		w.fail("start", "primary %s: %v", p.name, err)
