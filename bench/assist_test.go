@@ -6,14 +6,17 @@ import (
 	"testing"
 )
 
-// TestMain lets this binary be the other process of a workload.
+// TestMain lets this binary be the other process of a workload, or the child of a test.
 func TestMain(m *testing.M) {
-	if assisted, err := Assist(); assisted {
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
+	assisted, err := Assist()
+	if child := children[os.Getenv(childVariable)]; child != nil && !assisted {
+		assisted, err = true, child()
 	}
-	os.Exit(m.Run())
+	switch {
+	case err != nil:
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	case !assisted:
+		os.Exit(m.Run())
+	}
 }

@@ -197,16 +197,10 @@ func TestCancelledRunLeavesNothing(t *testing.T) {
 	if !errors.Is(err, context.Canceled) || !reached {
 		t.Fatalf("run ended with %v", err)
 	}
-	backing, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
-	if err != nil {
-		t.Fatal(err)
-	}
 	if names, err := os.ReadDir(dir); err != nil || len(names) > 0 {
 		t.Errorf("left behind: %v, %v", names, err)
 	}
-	for _, f := range backing {
-		if text, err := os.ReadFile(f); err == nil && strings.HasPrefix(string(text), dir) {
-			t.Errorf("%s still belongs to the run: %s", f, text)
-		}
+	if loops := loopsIn(t, dir); len(loops) > 0 {
+		t.Errorf("these loop devices still belong to the run: %v", loops)
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -29,6 +31,36 @@ type device struct {
 	what  string
 	loop  *loopdev.Device // nil: the caller's device
 	dirty bool            // something was written
+	told  *notices        // of queues
+}
+
+// notices are sentences about what works, but less well than it could; each is kept once.
+type notices struct {
+	mu   sync.Mutex
+	list []string
+}
+
+func (n *notices) add(text string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !slices.Contains(n.list, text) {
+		n.list = append(n.list, text)
+	}
+}
+
+func (n *notices) all() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.list)
+}
+
+// NewQueue notes what the kernel refused: buffers that could not be registered, for instance, make floor and subject
+// slower.
+func (d *device) NewQueue(o ring.QueueOptions) (ring.Queue, error) {
+	if o.Notice == nil && d.told != nil {
+		o.Notice = d.told.add
+	}
+	return d.Devices.NewQueue(o)
 }
 
 // Info shows only the region that may be used.
@@ -44,12 +76,12 @@ const tail = 4 << 20
 func (d *device) forPool() ring.Devices {
 	in := *d.info()
 	in.Size -= tail
-	return &device{Devices: d.Devices, infos: []ring.DeviceInfo{in}}
+	return &device{Devices: d.Devices, infos: []ring.DeviceInfo{in}, told: d.told}
 }
 
 // openDevice opens or makes the device, and writes the region once.
 func openDevice(ctx context.Context, o Options) (d *device, err error) {
-	d = &device{}
+	d = &device{told: &notices{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, d.close())

@@ -96,11 +96,9 @@ func (r *run) receive(ctx context.Context, nc net.Conn, d time.Duration) (m meas
 		return m, err
 	}
 	before, cpu, start := p.done, processCPU(), time.Now()
-	if err := p.runFor(ctx, d); err != nil {
-		return m, err
-	}
+	err = p.runFor(ctx, d)
 	m = measured{(p.done - before) * pieceBlocks, time.Since(start), processCPU() - cpu}
-	return m, errors.Join(p.drain(), ctx.Err())
+	return m, err
 }
 
 // pipeline receives and writes; it belongs to one goroutine.
@@ -109,13 +107,14 @@ type pipeline struct {
 	nc net.Conn
 }
 
+// runFor ends with everything written.
 func (p *pipeline) runFor(ctx context.Context, d time.Duration) error {
 	for start := time.Now(); time.Since(start) < d && ctx.Err() == nil; {
 		if err := p.step(); err != nil {
 			return err
 		}
 	}
-	return ctx.Err()
+	return errors.Join(p.drain(), ctx.Err())
 }
 
 // step receives one piece and starts its write.

@@ -32,7 +32,10 @@ func Run(ctx context.Context, o Options) (rep Report, err error) {
 		if dev, err = openDevice(ctx, o); err != nil {
 			return rep, fmt.Errorf("bench: %w", err)
 		}
-		defer func() { err = errors.Join(err, dev.close()) }()
+		defer func() {
+			rep.Host.Notices = append(rep.Host.Notices, dev.told.all()...)
+			err = errors.Join(err, dev.close())
+		}()
 		rep.Host.describe(dev)
 	}
 	stop, err := startProfile(o)
