@@ -92,7 +92,7 @@ func TestFormatRefusesMountedDevice(t *testing.T) {
 	at := filepath.Join(dir, "mnt")
 	check(t, os.Mkdir(at, 0o700))
 	check(t, unix.Mount(disk.Path, at, "ext4", unix.MS_RDONLY, ""))
-	defer func() { check(t, unix.Unmount(at, 0)) }()
+	defer unmountWhenFree(t, at)
 	unchanged(t, []string{disk.Path}, func() {
 		for _, more := range [][]string{nil, {"--force"}} {
 			command(t, append([]string{"format", "--device", disk.Path}, more...)...).wants(t, refused, disk.Path, "mounted on "+at)

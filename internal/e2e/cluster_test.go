@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -20,6 +21,10 @@ import (
 const (
 	block     = 4096
 	groupName = "shop"
+	// peerTimeout is how long a peer may be silent, or owe an answer: on a busy machine nothing must fail for being slow.
+	peerTimeout = 30 * time.Second
+	// etcdLease is how long the log belongs to a manager that does not renew it; tests wait for its end.
+	etcdLease = 5 * time.Second
 )
 
 // volume is one volume and its copy.
@@ -52,6 +57,7 @@ type cluster struct {
 
 	secondaries, primaries []*process
 	manager                *process
+	standby                []*process // managers that share the log
 	proxies                []*frameproxy.Proxy
 	pools                  []string // devices of the secondaries
 }
@@ -62,7 +68,7 @@ func newCluster(t testing.TB, l layout) *cluster {
 		l.interval = 100 * time.Millisecond
 	}
 	if l.commandTimeout == 0 {
-		l.commandTimeout = 5 * time.Second
+		l.commandTimeout = peerTimeout
 	}
 	if l.volumeSize == 0 {
 		l.volumeSize = 8 << 20
@@ -147,7 +153,7 @@ func (c *cluster) managerConfig(name string) string {
 	}
 	log := ""
 	if c.l.log != "" {
-		log = fmt.Sprintf("\n[manager]\ndecision_log = %q\netcd_lease = \"1s\"\n", c.l.log)
+		log = fmt.Sprintf("\n[manager]\ndecision_log = %q\netcd_lease = %q\n", c.l.log, etcdLease)
 	}
 	return c.nodeConfig(name) + c.stateDir(name) + log + fmt.Sprintf("\n[[manager.group]]\nname = %q\nprimaries = %s\nsecondaries = %s\ninterval = %q\ncommand_timeout = %q\n",
 		groupName, list(primaries), list(secondaries), c.l.interval, c.l.commandTimeout)
@@ -162,7 +168,7 @@ func list(words []string) string {
 }
 
 func (c *cluster) nodeConfig(name string) string {
-	return fmt.Sprintf("[node]\nname = %q\nlisten = %q\n", name, c.socket(name))
+	return fmt.Sprintf("[node]\nname = %q\nlisten = %q\npeer_timeout = %q\n", name, c.socket(name), peerTimeout)
 }
 
 func (c *cluster) stateDir(name string) string {
@@ -174,8 +180,11 @@ func (c *cluster) stateDir(name string) string {
 
 // roles lists all processes.
 func (c *cluster) roles() []*process {
-	return append(append([]*process{c.manager}, c.primaries...), c.secondaries...)
+	return slices.Concat(c.managers(), c.primaries, c.secondaries)
 }
+
+// managers lists all managers.
+func (c *cluster) managers() []*process { return append([]*process{c.manager}, c.standby...) }
 
 // alive is an error once a process has ended by itself.
 func (c *cluster) alive() error {
@@ -189,17 +198,29 @@ func (c *cluster) alive() error {
 	return nil
 }
 
-// group asks the manager for the group's state.
+// group asks the manager that leads for the group's state.
 func (c *cluster) group() (manager.Status, error) {
+	var errs []error
+	for _, m := range c.managers() {
+		s, err := groupOf(m)
+		if err == nil {
+			return s, nil
+		}
+		errs = append(errs, err)
+	}
+	return manager.Status{}, errors.Join(errs...)
+}
+
+func groupOf(m *process) (manager.Status, error) {
 	var s manager.NodeStatus
-	if err := c.manager.status(&s); err != nil {
+	if err := m.status(&s); err != nil {
 		return manager.Status{}, err
 	}
 	if s.Leadership != nil && len(s.Groups) == 0 {
-		return manager.Status{}, fmt.Errorf("the manager stands by: %+v", *s.Leadership)
+		return manager.Status{}, fmt.Errorf("%s stands by: %+v", m.Name, *s.Leadership)
 	}
 	if len(s.Groups) != 1 {
-		return manager.Status{}, hopeless{fmt.Errorf("the manager reports %d groups", len(s.Groups))}
+		return manager.Status{}, hopeless{fmt.Errorf("%s reports %d groups", m.Name, len(s.Groups))}
 	}
 	return s.Groups[0], nil
 }
@@ -221,11 +242,16 @@ func (c *cluster) awaitPoint(what string, ok func(manager.Status) bool) manager.
 	return s
 }
 
-// awaitCutAfter waits for a recovery point that was cut after t.
+// awaitCutAfter waits for a recovery point that was cut after t, and until every secondary shows it: the first one that does
+// makes it the recovery point.
 func (c *cluster) awaitCutAfter(t time.Time) uint64 {
 	c.t.Helper()
 	s := c.awaitPoint("a CG cut after the last write", func(s manager.Status) bool { return s.RecoveryCut != nil && s.RecoveryCut.After(t) })
-	return *s.RecoveryPoint
+	cg := *s.RecoveryPoint
+	for i := range c.secondaries {
+		c.awaitState(i, fmt.Sprintf("CG %d", cg), func(s target.GroupStatus) bool { return s.Final >= cg })
+	}
+	return cg
 }
 
 // state asks a secondary for its group.
@@ -234,10 +260,13 @@ func (c *cluster) state(i int) (target.GroupStatus, error) {
 	if err := c.secondaries[i].status(&s); err != nil {
 		return target.GroupStatus{}, err
 	}
-	if len(s.Groups) != 1 || s.Groups[0].Error != "" || s.Pool.Failure != "" {
+	if len(s.Groups) != 1 || s.Pool.Failure != "" {
 		return target.GroupStatus{}, hopeless{fmt.Errorf("%s reports %+v", c.secondaries[i].Name, s)}
 	}
-	return s.Groups[0], nil
+	if g := s.Groups[0]; g.Error == "" {
+		return g, nil
+	}
+	return target.GroupStatus{}, fmt.Errorf("%s reports %+v", c.secondaries[i].Name, s.Groups[0])
 }
 
 // awaitState waits until a secondary answers and ok holds.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -41,10 +42,10 @@ func TestReq05_KernelFilesystem(tt *testing.T) {
 	for round := range 3 {
 		synced := w.awaitFiles(t, 20)
 		c.awaitCutAfter(time.Now())
-		c.manager.pause() // the copy stands still; the host goes on
 		replica := at(fmt.Sprintf("copy%d", round))
-		tool(t, nbdcopy, uri(c.volumes[0].replica, c.volumes[0].export), replica)
-		c.manager.resume()
+		c.still(func() { // the host goes on
+			tool(t, nbdcopy, uri(c.volumes[0].replica, c.volumes[0].export), replica)
+		})
 
 		device := attach(t, replica)
 		release := mount(t, device, at("look")) // replays the filesystem's own journal
@@ -64,6 +65,25 @@ func TestReq05_KernelFilesystem(tt *testing.T) {
 	c.compare()
 }
 
+// still calls f while the copies stand still: again, if a command that was on its way has moved one meanwhile.
+func (c *cluster) still(f func()) {
+	c.t.Helper()
+	c.manager.pause()
+	defer c.manager.resume()
+	await(c.t, "copies that stand still", func() error {
+		before, err := c.finals()
+		if err != nil {
+			return err
+		}
+		f()
+		after, err := c.finals()
+		if err == nil && !slices.Equal(before, after) {
+			err = fmt.Errorf("final CGs are %d, then %d", before, after)
+		}
+		return err
+	})
+}
+
 // fuse makes the volume a file.
 func fuse(t testing.TB, dir string, v *volume) string {
 	t.Helper()
@@ -73,13 +93,7 @@ func fuse(t testing.TB, dir string, v *volume) string {
 	cmd.Stderr = os.Stderr
 	check(t, spawn(cmd))
 	t.Cleanup(func() {
-		await(t, "the loop device to let go of the file", func() error {
-			err := unix.Unmount(at, 0)
-			if errors.Is(err, unix.EINVAL) {
-				return hopeless{err} // was never mounted
-			}
-			return err
-		})
+		unmountWhenFree(t, at) // once the loop device has let go of the file
 		check(t, cmd.Wait())
 	})
 	await(t, "nbdfuse", func() error { _, err := os.Stat(file); return err })
@@ -104,11 +118,23 @@ func mount(t testing.TB, device, at string) (unmount func()) {
 	unmount = func() {
 		if mounted {
 			mounted = false
-			check(t, unix.Unmount(at, 0))
+			unmountWhenFree(t, at)
 		}
 	}
 	t.Cleanup(unmount)
 	return unmount
+}
+
+// unmountWhenFree unmounts, as soon as nobody looks at it any more.
+func unmountWhenFree(t testing.TB, at string) {
+	t.Helper()
+	await(t, "the end of all use of "+at, func() error {
+		err := unix.Unmount(at, 0)
+		if err != nil && !errors.Is(err, unix.EBUSY) {
+			return hopeless{err}
+		}
+		return err
+	})
 }
 
 // files writes numbered files into a folder, each synced before the next.

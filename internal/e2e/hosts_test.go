@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -76,18 +77,33 @@ func (c *cluster) compare() {
 	}
 }
 
-// look reads the copies while they stand still at one CG, by stopping the manager for a moment.
+// awaitImages reads what the copies show.
+func (c *cluster) awaitImages() (m images) {
+	c.t.Helper()
+	await(c.t, "the contents of all copies", func() (err error) {
+		m, err = c.images()
+		return err
+	})
+	return m
+}
+
+// look reads the copies while they stand still at one CG, by stopping the managers for a moment.
 func (c *cluster) look() (cg uint64, m images) {
 	c.t.Helper()
 	await(c.t, "all secondary controls at the same CG", func() (err error) {
 		if err := c.alive(); err != nil {
 			return err
 		}
-		c.manager.pause()
-		defer c.manager.resume()
+		for _, m := range c.managers() {
+			m.pause()
+			defer m.resume()
+		}
 		before, err := c.finals()
 		if err != nil {
 			return err
+		}
+		if slices.Min(before) != slices.Max(before) {
+			return fmt.Errorf("final CGs are %d", before)
 		}
 		if m, err = c.images(); err != nil {
 			return err
@@ -97,10 +113,8 @@ func (c *cluster) look() (cg uint64, m images) {
 		if err != nil {
 			return err
 		}
-		for i := range after {
-			if before[i] != after[0] || after[i] != after[0] {
-				return fmt.Errorf("final CGs are %d, then %d", before, after)
-			}
+		if !slices.Equal(before, after) {
+			return fmt.Errorf("final CGs are %d, then %d", before, after)
 		}
 		cg = after[0]
 		return nil

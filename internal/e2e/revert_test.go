@@ -14,6 +14,9 @@ import (
 	"github.com/farside-storage/farside/wire"
 )
 
+// smallVolume is read quickly, while a command waits.
+const smallVolume = 2 << 20
+
 // halfway is a cluster stopped in the middle of linking CG n: the first secondary links it, LINK waits on its
 // way to the second.
 type halfway struct {
@@ -39,9 +42,7 @@ func linkHalf(c *cluster, g *gates, h *hosts) *halfway {
 		c.t.Fatalf("while LINK waits: %+v, %v; want CG %d", s, err, w.before)
 	}
 	w.acked = h.acked.Load()
-	var err error
-	w.image, err = c.images()
-	check(c.t, err)
+	w.image = c.awaitImages()
 	return w
 }
 
@@ -51,8 +52,7 @@ func (w *halfway) settled(cg uint64) {
 	for i := range w.secondaries {
 		w.awaitState(i, fmt.Sprintf("CG %d everywhere", cg), func(s target.GroupStatus) bool { return s.Linked == cg && s.Final == cg })
 	}
-	now, err := w.images()
-	check(w.t, err)
+	now := w.awaitImages()
 	if d := w.image.differ(now); cg == w.before && d != "" {
 		w.t.Errorf("after the revert to CG %d: %s", cg, d)
 	}
@@ -64,7 +64,7 @@ func (w *halfway) settled(cg uint64) {
 // visits wants the audit log to show that CG n was given up, and every control visited and reverted.
 func (w *halfway) visits(linked ...bool) {
 	w.t.Helper()
-	entries := w.awaitEntry("the end of the revert", w.seen, func(e manager.Entry) bool { return e.Kind == manager.EntryRevertEnd })
+	entries := w.awaitEntry("the end of the revert", w.seen, func(e manager.Entry) bool { return e.Kind == manager.EntryRevertEnd && e.CG == w.n })
 	for i := range w.secondaries {
 		var said, reverted bool
 		for _, e := range entries {
@@ -102,9 +102,7 @@ func (w *halfway) goOn() {
 		}
 		return nil
 	})
-	m, err := w.images()
-	check(w.t, err)
-	newest, err := m.order()
+	newest, err := w.awaitImages().order()
 	if err != nil {
 		w.t.Errorf("CG %d: %v", cg, err)
 	}
@@ -112,6 +110,8 @@ func (w *halfway) goOn() {
 		w.t.Errorf("CG %d follows the reverted CG %d, but shows records to %d only; %d was written before", cg, w.n, newest, w.acked)
 	}
 	w.g.release()
+	// What waited until now is behind: whoever asks for the recovery point next must not hear of an older one.
+	w.awaitPoint(fmt.Sprintf("CG %d", cg), func(s manager.Status) bool { return s.RecoveryPoint != nil && *s.RecoveryPoint >= cg })
 }
 
 // TestReq15_Req16_Req17_Req18_Req21_ErrorsWhileLinking: a secondary fails when it is told to link while another one
@@ -120,7 +120,7 @@ func TestReq15_Req16_Req17_Req18_Req21_ErrorsWhileLinking(tt *testing.T) {
 	t := begin(tt)
 	long(t)
 	t.Parallel()
-	c := newCluster(t, layout{primaries: 2, secondaries: 2, proxies: true, commandTimeout: 2 * time.Second})
+	c := newCluster(t, layout{primaries: 2, secondaries: 2, proxies: true, volumeSize: smallVolume, commandTimeout: 8 * time.Second}) // one case waits for it
 	h := c.startHosts(3)
 	g := newGates(c)
 	s2 := c.secondaries[1]
@@ -164,7 +164,7 @@ func TestReq19_Req21_LastAnswerLost(tt *testing.T) {
 	t := begin(tt)
 	long(t)
 	t.Parallel()
-	c := newCluster(t, layout{primaries: 2, secondaries: 2, proxies: true})
+	c := newCluster(t, layout{primaries: 2, secondaries: 2, proxies: true, volumeSize: smallVolume})
 	h := c.startHosts(4)
 	g := newGates(c)
 	w := linkHalf(c, g, h)
@@ -183,7 +183,7 @@ func TestReq20_DecisionLogLost(tt *testing.T) {
 	t := begin(tt)
 	long(t)
 	t.Parallel()
-	c := newCluster(t, layout{primaries: 2, secondaries: 2, proxies: true})
+	c := newCluster(t, layout{primaries: 2, secondaries: 2, proxies: true, volumeSize: smallVolume})
 	h := c.startHosts(5)
 	g := newGates(c)
 
