@@ -38,7 +38,7 @@ func (c *Core) expired() {
 
 // retry repeats what must be done in the end, however often it fails.
 func (c *Core) retry() {
-	for _, s := range c.sec {
+	for _, s := range c.repeated() {
 		if !c.retryDue(s) || c.now.Before(s.sentAt.Add(retryInterval)) {
 			continue
 		}
@@ -52,6 +52,15 @@ func (c *Core) retry() {
 			c.query(s)
 		}
 	}
+}
+
+// repeated are those to whom something may have to be said again. In other states, which is where most events come in, there are none, so
+// that an event does not cost more with more secondaries.
+func (c *Core) repeated() []*member {
+	if c.st == StateRelease || c.st == StateReverting {
+		return c.sec
+	}
+	return nil
 }
 
 func (c *Core) retryDue(s *member) bool {
@@ -114,7 +123,7 @@ func (c *Core) rearm() {
 		if c.st == StateIdle && c.nextRound.After(c.now) {
 			earliest(c.nextRound)
 		}
-		for _, s := range c.sec {
+		for _, s := range c.repeated() {
 			if c.retryDue(s) {
 				earliest(s.sentAt.Add(retryInterval))
 			}
