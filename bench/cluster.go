@@ -17,17 +17,25 @@ import (
 	"github.com/farside-storage/farside/wire"
 )
 
-const (
-	clusterGroup  = "bench"
-	clusterVolume = 128 << 20 // bytes of each volume
-	clusterPool   = 640 << 20 // and of each pool
-)
+const clusterGroup = "bench"
+
+// clusterShape says how large a cluster is, and how fast where that is not what is measured.
+type clusterShape struct {
+	volume, pool int64  // bytes of each
+	interval     string // of CGs, where hosts are measured
+	// span of each measurement, if it is not to be what the options say.
+	span time.Duration
+}
+
+// usualShape: several CGs that change all of the volume fit in the pool.
+var usualShape = clusterShape{volume: 128 << 20, pool: 640 << 20, interval: "1s"}
 
 // cluster is a whole installation on this machine, each role a process of its own: so many primary controls with one volume
 // each, as many secondary controls with its copy, and a manager. Controls and manager speak TCP over loopback, hosts
 // reach the volumes over Unix sockets.
 type cluster struct {
-	o     Options
+	o Options
+	clusterShape
 	dir   string
 	plain bool // devices are files, because loop devices could not be made
 	loops []*loopdev.Device
@@ -42,7 +50,7 @@ type cluster struct {
 // openCluster makes devices and starts everything; it returns when the first copy is final. interval is the manager's, in the
 // configuration's notation. Close it in any case but an error.
 func (r *run) openCluster(ctx context.Context, pairs int, interval string) (_ *cluster, err error) {
-	c := &cluster{o: r.o}
+	c := &cluster{o: r.o, clusterShape: r.o.cluster}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.close())
@@ -65,6 +73,14 @@ func (r *run) openCluster(ctx context.Context, pairs int, interval string) (_ *c
 		return nil, err
 	}
 	return c, c.awaitCut(ctx)
+}
+
+// span is how long hosts are measured at a time.
+func (r *run) span() time.Duration {
+	if d := r.o.cluster.span; d > 0 {
+		return d
+	}
+	return r.duration()
 }
 
 // makeFolder chooses where everything is: in memory, or where backing files of loop devices on disk are.
@@ -123,21 +139,21 @@ func writeOnce(ctx context.Context, path string, size int64) (err error) {
 
 func (c *cluster) startPair(ctx context.Context, i int, secondaryAt, primaryAt string) error {
 	name := fmt.Sprintf("v%d", i+1)
-	pool, err := c.makeDevice(ctx, fmt.Sprintf("s%d", i+1), clusterPool)
+	pool, err := c.makeDevice(ctx, fmt.Sprintf("s%d", i+1), c.pool)
 	if err != nil {
 		return err
 	}
-	if err := formatPool(pool, fmt.Sprintf("s%d", i+1)); err != nil {
+	if err := c.formatPool(pool, fmt.Sprintf("s%d", i+1)); err != nil {
 		return err
 	}
 	s, err := c.startControl(ctx, "secondary", fmt.Sprintf("s%d", i+1), secondaryAt,
-		table("[secondary]", "devices", []string{pool}, "nbd", c.copySocket(i))+
-			table("[[secondary.volume]]", "name", name, "group", clusterGroup, "size", clusterVolume))
+		table("[secondary]", "io", c.io(), "devices", []string{pool}, "nbd", c.copySocket(i))+
+			table("[[secondary.volume]]", "name", name, "group", clusterGroup, "size", c.volume))
 	if err != nil {
 		return err
 	}
 	c.secondaries = append(c.secondaries, s)
-	volume, err := c.makeDevice(ctx, fmt.Sprintf("p%d", i+1), clusterVolume)
+	volume, err := c.makeDevice(ctx, fmt.Sprintf("p%d", i+1), c.volume)
 	if err != nil {
 		return err
 	}
@@ -146,8 +162,8 @@ func (c *cluster) startPair(ctx context.Context, i int, secondaryAt, primaryAt s
 		kind = "file"
 	}
 	p, err := c.startControl(ctx, "primary", fmt.Sprintf("p%d", i+1), primaryAt,
-		table("[primary]", "nbd", c.hostSocket(i))+
-			table("[[primary.volume]]", "name", name, "group", clusterGroup, kind, volume, "size", clusterVolume, "secondary", secondaryAt))
+		table("[primary]", "io", c.io(), "nbd", c.hostSocket(i))+
+			table("[[primary.volume]]", "name", name, "group", clusterGroup, kind, volume, "size", c.volume, "secondary", secondaryAt))
 	if err != nil {
 		return err
 	}
@@ -156,8 +172,8 @@ func (c *cluster) startPair(ctx context.Context, i int, secondaryAt, primaryAt s
 }
 
 // formatPool makes a pool on a device that this process has made.
-func formatPool(path, name string) (err error) {
-	devs, err := ring.Open([]string{path}, ring.OpenOptions{Kind: ring.Uring, AllowBuffered: true})
+func (c *cluster) formatPool(path, name string) (err error) {
+	devs, err := ring.Open([]string{path}, ring.OpenOptions{Kind: c.o.Kind, AllowBuffered: true})
 	if err != nil {
 		return err
 	}
@@ -174,6 +190,14 @@ func (c *cluster) startManager(ctx context.Context, at, interval string) (err er
 	c.manager, err = c.startControl(ctx, "manager", "m1", at,
 		table("[[manager.group]]", "name", clusterGroup, "primaries", primaries, "secondaries", secondaries, "interval", interval))
 	return err
+}
+
+// io is how controls reach their devices, as in their configuration.
+func (c *cluster) io() string {
+	if c.o.Kind == ring.Plain {
+		return "plain"
+	}
+	return "uring"
 }
 
 func (c *cluster) hostSocket(i int) string { return fmt.Sprintf("unix:%s/p%d.nbd", c.dir, i+1) }
@@ -204,7 +228,7 @@ func (c *cluster) what() string {
 	if c.plain {
 		return fmt.Sprintf("files %s, not loop devices: those need root", where)
 	}
-	return fmt.Sprintf("loop devices with 4 KiB sectors on files %s; %d MiB for each volume, %d MiB for each pool", where, clusterVolume>>20, clusterPool>>20)
+	return fmt.Sprintf("loop devices with 4 KiB sectors on files %s; %d MiB for each volume, %d MiB for each pool", where, c.volume>>20, c.pool>>20)
 }
 
 // Parts of the status documents.
@@ -219,6 +243,16 @@ type (
 		CGsFormed   uint64     `json:"cgs_formed"`
 		CGsFailed   uint64     `json:"cgs_failed"`
 		HoldsFailed uint64     `json:"holds_failed"`
+		LastFailure *struct {
+			Reason string `json:"reason"`
+		} `json:"last_failure"`
+		Controls []struct {
+			Held, Hold *percentiles // of a primary: HOLD sent to HELD, and to THAWED
+		} `json:"controls"`
+	}
+	percentiles struct {
+		P50 float64 `json:"p50_ms"`
+		P99 float64 `json:"p99_ms"`
 	}
 	primaryStatus struct {
 		Groups []primaryGroup `json:"groups"`
@@ -316,7 +350,7 @@ func (c *cluster) verifyVolume(ctx context.Context, i int) (err error) {
 	}
 	defer func() { err = errors.Join(err, replica.Close()) }()
 	var have, want [piece]byte
-	for off := int64(0); off < clusterVolume; off += every * piece {
+	for off := int64(0); off < c.volume; off += every * piece {
 		for _, x := range []struct {
 			from io.ReaderAt
 			to   []byte

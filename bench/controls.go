@@ -96,7 +96,7 @@ func (p *process) tail() string {
 
 // await asks ok until it has no objection, the process ends or ctx does.
 func (p *process) await(ctx context.Context, what string, ok func(ctx context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
 		err := ok(ctx)

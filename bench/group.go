@@ -77,8 +77,11 @@ func (r *run) group(ctx context.Context, name string, pairs int, strains []strai
 	return out, nil
 }
 
+// patience is how long something may take that takes milliseconds on a machine that has them to spare.
+const patience = time.Minute
+
 // window is how long each measurement of a group takes: there are many of them, and CGs are short.
-func (r *run) window() time.Duration { return r.duration() * 3 / 10 }
+func (r *run) window() time.Duration { return r.span() * 3 / 10 }
 
 // peak measures what hosts reach while CGs are formed.
 func (r *run) peak(ctx context.Context, c *cluster) (reps []Repetition, err error) {
@@ -107,6 +110,7 @@ type measuredGroup struct {
 	floors  []roundTimes
 	windows []groupWindow
 	latency wire.HoldHistogram // of host writes, in all windows
+	manager managerGroup       // at the end
 }
 
 // groupWindow is what happened while a group was watched.
@@ -138,6 +142,7 @@ func (r *run) strained(ctx context.Context, c *cluster, x *rounds, s strain, pea
 			return m, err
 		}
 		if i == r.o.Repetitions {
+			m.manager, err = c.group(ctx)
 			break
 		}
 		before := h.latency()
@@ -154,20 +159,29 @@ func (r *run) strained(ctx context.Context, c *cluster, x *rounds, s strain, pea
 		r.progress("  %s, repetition %d of %d: %d CGs, hold p99 %.2f ms, RPO p99 %.1f ms, LINK to FINAL %.0f us", s.name, i+1, r.o.Repetitions,
 			len(w.cgs)-1, millis(w.holds.Quantile(0.99)), millis(quantile(ages(w.cgs), 0.99)), micros(quantile(phases(w.cgs, formed.whole), 0.5)))
 	}
-	return m, nil
+	return m, err
 }
 
-// watch looks at the group for d.
+// watch looks at the group for d, or longer if no CG became final in that time.
 func (c *cluster) watch(ctx context.Context, d time.Duration) (w groupWindow, err error) {
 	before, err := c.counted(ctx)
 	if err != nil {
 		return w, err
 	}
-	begin := time.Now()
-	if err := sleep(ctx, d); err != nil {
-		return w, err
+	begin, end := time.Now(), time.Time{}
+	var cgs []formed
+	for len(cgs) < 2 {
+		if err := sleep(ctx, d); err != nil {
+			return w, err
+		}
+		end = time.Now()
+		if cgs, err = c.timeline(begin, end); err != nil {
+			return w, err
+		}
+		if end.Sub(begin) > d+patience {
+			return w, fmt.Errorf("no CG became final within %v", patience)
+		}
 	}
-	end := time.Now()
 	if w, err = c.counted(ctx); err != nil {
 		return w, err
 	}
@@ -177,11 +191,8 @@ func (c *cluster) watch(ctx context.Context, d time.Duration) (w groupWindow, er
 	w.failed -= before.failed
 	w.sent -= before.sent
 	w.catchups -= before.catchups
-	w.seconds = end.Sub(begin).Seconds()
-	if w.cgs, err = c.timeline(begin, end); err == nil && len(w.cgs) < 2 {
-		err = fmt.Errorf("no CG became final within %v", d)
-	}
-	return w, err
+	w.seconds, w.cgs = end.Sub(begin).Seconds(), cgs
+	return w, nil
 }
 
 // counted adds up what controls count since they started.
@@ -267,10 +278,28 @@ func (m measuredGroup) notes(s strain) []string {
 		holds.Merge(&w.holds)
 		cgs, failed, seconds, sent, catchups = cgs+len(w.cgs)-1, failed+w.failed, seconds+w.seconds, sent+w.sent, catchups+w.catchups
 	}
-	return []string{
+	notes := []string{
 		fmt.Sprintf("%s: %.0f writes/s, answered in %.2f ms (median; p99 %.2f ms, from when each was sent)", s.what, float64(m.latency.Holds())/seconds,
 			millis(m.latency.Quantile(0.5)), millis(m.latency.Quantile(0.99))),
 		fmt.Sprintf("%.0f CGs/s, %d failed; median of %d holds %.2f ms; %.1f MB/s sent to secondaries, of which %.1f %% read from the local device because the queue was full",
 			float64(cgs)/seconds, failed, holds.Holds(), millis(holds.Quantile(0.5)), float64(sent)/1e6/seconds, 100*float64(catchups)/float64(max(1, sent))),
+		m.byManager(),
 	}
+	if last := m.manager.LastFailure; failed > 0 && last != nil {
+		notes = append(notes, "the last failure: "+last.Reason)
+	}
+	return notes
+}
+
+// byManager is how the manager saw its last holds, on the primary where they took longest.
+func (m measuredGroup) byManager() string {
+	var held, hold percentiles
+	for _, c := range m.manager.Controls {
+		if c.Held != nil && c.Hold != nil {
+			held = percentiles{max(held.P50, c.Held.P50), max(held.P99, c.Held.P99)}
+			hold = percentiles{max(hold.P50, c.Hold.P50), max(hold.P99, c.Hold.P99)}
+		}
+	}
+	return fmt.Sprintf("by the manager's clock, over its last 1024 holds: HOLD sent to HELD %.2f ms (p99 %.2f ms), HOLD sent to THAWED %.2f ms (p99 %.2f ms), each on the slowest primary",
+		held.P50, held.P99, hold.P50, hold.P99)
 }

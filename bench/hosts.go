@@ -24,7 +24,7 @@ type place struct {
 
 func (c *cluster) places() (out []place) {
 	for i := range c.primaries {
-		out = append(out, place{c.hostSocket(i), c.export(i), clusterVolume})
+		out = append(out, place{c.hostSocket(i), c.export(i), c.volume})
 	}
 	return out
 }

@@ -49,6 +49,8 @@ type Options struct {
 	ProfileDir string
 	// Progress, if set, is told what goes on; from one goroutine at a time.
 	Progress func(line string)
+
+	cluster clusterShape // of workloads that run whole controls; zero: usualShape
 }
 
 const (
@@ -75,6 +77,9 @@ func (o *Options) fill() error {
 	}
 	if o.Full == 0 {
 		o.Full = 25
+	}
+	if o.cluster == (clusterShape{}) {
+		o.cluster = usualShape
 	}
 	if o.Progress == nil {
 		o.Progress = func(string) {}
