@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -369,18 +370,26 @@ func (d *demo) stillLook(ctx context.Context) (cg uint64, o order, err error) {
 
 // shown is the final CG of the secondary controls, if it is the same on both.
 func (d *demo) shown(ctx context.Context) (cg uint64, same bool, err error) {
-	var finals []uint64
+	finals, err := d.finals(ctx)
+	if err != nil {
+		return 0, false, err
+	}
+	return finals[0], finals[0] == finals[1], nil
+}
+
+// finals asks every secondary control for its final CG.
+func (d *demo) finals(ctx context.Context) (finals []uint64, err error) {
 	for _, p := range d.secondaries {
 		var s target.Status
 		if err := p.Status(ctx, &s); err != nil {
-			return 0, false, err
+			return nil, err
 		}
 		if len(s.Groups) != 1 {
-			return 0, false, fmt.Errorf("%s reports %d groups", p.Name, len(s.Groups))
+			return nil, fmt.Errorf("%s reports %d groups", p.Name, len(s.Groups))
 		}
 		finals = append(finals, s.Groups[0].Final)
 	}
-	return finals[0], finals[0] == finals[1], nil
+	return finals, nil
 }
 
 // fail kills the second secondary control when it is told to link.
@@ -450,6 +459,9 @@ func (d *demo) compareAll(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := d.awaitFinal(ctx, *s.RecoveryPoint); err != nil {
+		return err
+	}
 	d.tell("CG %d is final and was cut after the last write: comparing copies with primaries, byte for byte", *s.RecoveryPoint)
 	d.result.Verified = true
 	for _, v := range d.volumes {
@@ -465,6 +477,23 @@ func (d *demo) compareAll(ctx context.Context) error {
 		d.tell("  %-6s on p%d and its copy on s%d: %d MiB, %s", v.name, v.primary+1, v.secondary+1, volumeSize>>20, verdict)
 	}
 	return d.look(ctx)
+}
+
+// awaitFinal waits until every secondary control shows CG cg: the first one that does makes it the recovery point.
+func (d *demo) awaitFinal(ctx context.Context, cg uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		finals, err := d.finals(ctx)
+		if err != nil || slices.Min(finals) >= cg {
+			return err
+		}
+		select { // between two questions
+		case <-ctx.Done():
+			return fmt.Errorf("waited in vain for CG %d everywhere: %w (final CGs are %d)", cg, ctx.Err(), finals)
+		case <-time.After(interval / 20):
+		}
+	}
 }
 
 // measure gathers the figures.
