@@ -38,6 +38,7 @@ type Host struct {
 	IP string
 
 	net   *Net
+	use   sync.RWMutex // held by those who use space; Replace changes it
 	space *space
 	port  *port // nil while the host is being replaced; guarded by Net.mu
 }
@@ -102,6 +103,8 @@ func (h *Host) settle(number int) {
 // they would still send is lost.
 func (h *Host) Replace() {
 	h.net.t.Helper()
+	h.use.Lock()
+	defer h.use.Unlock()
 	n := h.net
 	n.mu.Lock()
 	old, number := h.port, slices.Index(n.hosts, h)+1
@@ -146,6 +149,8 @@ func (h *Host) connect(number int) error {
 // Do calls f where the host is: a socket that f makes on this goroutine is the host's, for any goroutine to use. That includes
 // a net.Dial to a literal address.
 func (h *Host) Do(f func()) {
+	h.use.RLock()
+	defer h.use.RUnlock()
 	_ = h.space.do(func() error { // it returns what f does: nothing
 		f()
 		return nil
@@ -158,6 +163,8 @@ func (h *Host) Start(cmd *exec.Cmd) error {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL // or with the thread, which lives as long as the network
+	h.use.RLock()
+	defer h.use.RUnlock()
 	return h.space.do(cmd.Start)
 }
 

@@ -1,0 +1,224 @@
+package nettest_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/farside-storage/farside/internal/nettest"
+	"github.com/farside-storage/farside/internal/target"
+	"github.com/farside-storage/farside/manager"
+	"github.com/farside-storage/farside/wire"
+)
+
+// silent is how a connection ends whose peer was silent for as long as a peer may be by default.
+const silent = "for 3s: peer is silent"
+
+// noticed logs how long it took. What bounds it is the time in the error.
+func noticed(t testing.TB, what string, since time.Time) {
+	t.Helper()
+	t.Logf("%s: noticed %v after the cut", what, time.Since(since).Round(10*time.Millisecond))
+}
+
+// TestReq15_Req16_Req18_Req21_PartitionWhileLinking: the manager and one secondary cannot reach each other from the moment in which LINK is on
+// its way, or its answer, in both directions or one. The other secondary goes back at once, this one when it is reached again; hosts
+// write all the time.
+func TestReq15_Req16_Req18_Req21_PartitionWhileLinking(t *testing.T) {
+	long(t)
+	t.Parallel()
+	c := newSite(t)
+	for _, p := range []struct {
+		name     string
+		from, to *role
+		kind     wire.Type
+		cut      func(tr *nettest.Traffic)
+		linked   bool  // on s2
+		notices  *role // by silence; the other one may by what this one does then
+	}{
+		{"LINK lost, both directions", c.m, c.s2, wire.TypeLink, func(tr *nettest.Traffic) { tr.Cut(c.m.host, c.s2.host) }, false, c.m},
+		{"LINK and all that follows lost, reports come", c.m, c.s2, wire.TypeLink, func(tr *nettest.Traffic) { tr.Lose(c.m.host, c.s2.host) }, false, c.s2},
+		{"LINKED and all that follows lost, commands come", c.s2, c.m, wire.TypeLinked, func(tr *nettest.Traffic) { tr.Lose(c.s2.host, c.m.host) }, true, c.m},
+	} {
+		seen, from := c.seen(), len(p.notices.log(0))
+		c.onMessage(p.from, p.to, p.kind, p.cut)
+		cut := c.awaitMessage()
+		why := c.awaitLostBy(c.s2)
+		noticed(t, p.name+", by the manager", cut.at)
+		p.notices.awaitLog(from, silent)
+
+		// Whatever the other secondary had linked, it goes back; the group waits for this one.
+		c.awaitGroup("REVERTING", func(s manager.Status) bool { return s.State == manager.StateReverting })
+		before := c.awaitState(c.s1, "reverted", func(g target.GroupStatus) bool { return g.Linked < cut.cg && g.Final == g.Linked }).Final
+		c.awaitEntry("s2 found unreachable", seen, func(e manager.Entry) bool {
+			return e.Kind == manager.EntryUnreachable && e.Control == c.s2.address() && e.CG == cut.cg
+		})
+		if g := c.awaitState(c.s2, "an answer", anything); g.Final != before || (g.Linked == cut.cg) != p.linked {
+			t.Errorf("%s: s2 shows %+v; CG %d was final, CG %d being linked", p.name, g, before, cut.cg)
+		}
+		c.awaitWrites(50)
+		s := c.awaitGroup("an answer", func(manager.Status) bool { return true })
+		if s.State != manager.StateReverting || *s.RecoveryPoint != before || !strings.Contains(s.Waiting, c.s2.address()) {
+			t.Errorf("%s: while s2 cannot be reached: %v, recovery point %d, waits for %q", p.name, s.State, *s.RecoveryPoint, s.Waiting)
+		}
+
+		c.heal()
+		c.visited(seen, cut.cg, c.s2, p.linked)
+		next := c.awaitCutAfter(time.Now())
+		t.Logf("%s at CG %d (%s): CG %d was shown, CG %d followed", p.name, cut.cg, why, before, next)
+	}
+	c.finish()
+}
+
+// TestPartitionWhileDraining: a primary and a secondary cannot reach each other from the moment in which the end of a CG is on its way. The
+// primary records changes, and goes on where it was.
+func TestPartitionWhileDraining(t *testing.T) {
+	long(t)
+	t.Parallel()
+	c := newSite(t)
+	for _, p := range []struct {
+		name    string
+		cut     func(tr *nettest.Traffic)
+		notices []*role // by silence
+	}{
+		{"both directions", func(tr *nettest.Traffic) { tr.Cut(c.p1.host, c.s2.host) }, []*role{c.p1, c.s2}},
+		{"updates lost, credits come", func(tr *nettest.Traffic) { tr.Lose(c.p1.host, c.s2.host) }, []*role{c.s2}},
+		{"credits lost, updates come", func(tr *nettest.Traffic) { tr.Lose(c.s2.host, c.p1.host) }, []*role{c.p1}},
+	} {
+		from := map[*role]int{}
+		for _, r := range p.notices {
+			from[r] = len(r.log(0))
+		}
+		c.onMessage(c.p1, c.s2, wire.TypeManifest, p.cut)
+		cut := c.awaitMessage()
+		why := c.awaitDetached(c.p1, c.s2)
+		noticed(t, p.name+", by the primary", cut.at)
+		for _, r := range p.notices {
+			r.awaitLog(from[r], silent)
+		}
+		c.awaitWrites(50)
+		healed := time.Now()
+		c.heal()
+		t.Logf("%s at CG %d (%s): CG %d followed", p.name, cut.cg, why, c.awaitCutAfter(healed))
+	}
+
+	// From one host to all others: nobody reaches anybody.
+	cut := time.Now()
+	c.net.Change(func(tr *nettest.Traffic) {
+		tr.Isolate(c.m.host, c.p1.host, c.p2.host, c.s1.host, c.s2.host)
+	})
+	for _, p := range c.primaries() {
+		c.awaitLostBy(p)
+		for _, s := range c.secondaries() {
+			c.awaitDetached(p, s)
+			c.awaitLeftBy(s, p)
+		}
+	}
+	for _, s := range c.secondaries() {
+		c.awaitLostBy(s)
+	}
+	noticed(t, "everything from everything, by all", cut)
+	stood := c.finals()
+	c.awaitWrites(50)
+	if now := c.finals(); now != stood {
+		t.Errorf("while nobody reached anybody the secondaries went from final CGs %v to %v", stood, now)
+	}
+	healed := time.Now()
+	c.heal()
+	t.Logf("everything from everything at final CGs %v: CG %d followed", stood, c.awaitCutAfter(healed))
+	c.finish()
+}
+
+func anything(target.GroupStatus) bool { return true }
+
+func (c *site) finals() (cgs [2]uint64) {
+	c.t.Helper()
+	for i, s := range c.secondaries() {
+		cgs[i] = c.awaitState(s, "an answer", anything).Final
+	}
+	return cgs
+}
+
+// TestSilentPeers: hosts that vanish without a word, and come back knowing nothing of their connections; processes that stand
+// still, whose kernel goes on to acknowledge. Each is noticed by all who had to do with it.
+func TestSilentPeers(t *testing.T) {
+	long(t)
+	t.Parallel()
+	c := newSite(t)
+
+	cut := time.Now()
+	c.net.Change(func(tr *nettest.Traffic) { tr.Isolate(c.s1.host) })
+	c.s1.kill() // what its kernel says of that is lost
+	for what, why := range map[string]string{"the manager": c.awaitLostBy(c.s1), "p1": c.awaitDetached(c.p1, c.s1), "p2": c.awaitDetached(c.p2, c.s1)} {
+		noticed(t, "s1 vanished, by "+what, cut)
+		if !strings.Contains(why, silent) && !strings.Contains(why, "dial") { // another attempt has failed since
+			t.Errorf("s1 vanished, %s says %q", what, why)
+		}
+	}
+	c.awaitWrites(50)
+	c.s1.host.Replace()
+	healed := time.Now()
+	c.heal()
+	c.s1.start()
+	t.Logf("s1 vanished and came back: CG %d followed", c.awaitCutAfter(healed))
+
+	for _, f := range []struct {
+		frozen *role
+		notice func() // by those who had to do with it
+	}{
+		{c.s2, func() {
+			c.awaitLostBy(c.s2)
+			c.awaitDetached(c.p1, c.s2)
+			c.awaitDetached(c.p2, c.s2)
+		}},
+		{c.p1, func() {
+			c.awaitLostBy(c.p1)
+			c.awaitLeftBy(c.s1, c.p1)
+			c.awaitLeftBy(c.s2, c.p1)
+		}},
+		{c.m, func() {}},
+	} {
+		from := map[*role]int{}
+		for _, r := range []*role{c.m, c.p1, c.p2, c.s1, c.s2} {
+			from[r] = len(r.log(0))
+		}
+		cut := time.Now()
+		f.frozen.freeze()
+		f.notice()
+		c.awaitSilent(f.frozen, from)
+		noticed(t, f.frozen.name+" stood still, by all", cut)
+		c.awaitWritesTo(c.p2, 50)
+		if f.frozen != c.p1 { // whose hosts can only wait
+			c.awaitWrites(50)
+		}
+		thawed := time.Now()
+		f.frozen.thaw()
+		t.Logf("%s stood still: CG %d followed", f.frozen.name, c.awaitCutAfter(thawed))
+	}
+	c.finish()
+}
+
+// awaitSilent waits until every role that is connected with one that stands still has logged that it is silent.
+func (c *site) awaitSilent(frozen *role, from map[*role]int) {
+	c.t.Helper()
+	for _, r := range []*role{c.m, c.p1, c.p2, c.s1, c.s2} {
+		if r != frozen && r.kind != frozen.kind {
+			r.awaitLog(from[r], fmt.Sprintf("nothing from %s \\\"%s\\\" %s", frozen.kind, frozen.name, silent))
+		}
+	}
+}
+
+// TestSlowAndLossyNetwork: CGs are formed over a network that delays everything and loses some of it.
+func TestSlowAndLossyNetwork(t *testing.T) {
+	long(t)
+	t.Parallel()
+	c := newSite(t, "coordination_timeout = \"1s\"")
+	c.net.Change(func(tr *nettest.Traffic) { tr.Shape(nettest.Shape{Delay: 5 * time.Millisecond, Loss: 0.01}) })
+	for range 3 {
+		c.awaitWrites(20)
+		c.awaitCutAfter(time.Now())
+	}
+	s := c.awaitGroup("an answer", func(manager.Status) bool { return true })
+	t.Logf("5 ms delay each way, 1 %% lost: %d CGs formed, %d failed, %d holds failed, %d reverts; RPO p50 %v ms", s.CGsFormed, s.CGsFailed, s.HoldsFailed, s.Reverts, *s.RPO.P50)
+	c.finish()
+}
