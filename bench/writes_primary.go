@@ -143,8 +143,21 @@ func (c *compared) quiesced(ctx context.Context) error {
 	})
 }
 
+// lacksQemu says whether the workload is to be left out: there is nothing to compare with, and it is not the only one asked for.
+func (r *run) lacksQemu(name string) bool {
+	_, err := exec.LookPath("qemu-nbd")
+	if err == nil || len(r.o.Names) == 1 {
+		return false
+	}
+	r.progress("  %s is left out: %v; on Debian: apt install qemu-utils", name, err)
+	return true
+}
+
 // runWritesPrimary: what hosts can write to a primary control that replicates, beside a server that does not.
 func runWritesPrimary(ctx context.Context, r *run) (out []Result, err error) {
+	if r.lacksQemu("writes-primary") {
+		return nil, nil
+	}
 	c, err := r.openCompared(ctx, true)
 	if err != nil {
 		return nil, err
@@ -182,6 +195,9 @@ const scatterTime = 2 * time.Second
 
 // runReadsNBD: what hosts can read from a copy, beside a server of a bare device.
 func runReadsNBD(ctx context.Context, r *run) (out []Result, err error) {
+	if r.lacksQemu("reads-nbd") {
+		return nil, nil
+	}
 	c, err := r.openCompared(ctx, false)
 	if err != nil {
 		return nil, err

@@ -2,6 +2,7 @@
 //
 //	go run ./bench/regen                  both kinds of loop device, as root
 //	go run ./bench/regen -only alloc
+//	go run ./bench/regen -only controls   what whole controls do together
 //	go run ./bench/regen -device /dev/X   another device; what it holds is destroyed without a question
 //
 // Each table stands between a pair of comments in BENCHMARKS.md, "<!-- figures NAME -->" and "<!-- end NAME -->";
@@ -17,6 +18,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -46,7 +48,7 @@ func main() {
 
 func regenerate(ctx context.Context) error {
 	var o bench.Options
-	only := flag.String("only", "", "one table: tmpfs, disk, device or alloc; default: all but device, which needs -device")
+	only := flag.String("only", "", "one table: tmpfs, disk, device, controls or alloc; default: all but device, which needs -device")
 	names := flag.String("names", "all", "workloads, separated by commas")
 	flag.StringVar(&o.Device, "device", "", "measure on this device, too; what it holds is destroyed")
 	flag.StringVar(&o.Dir, "dir", "", "folder of the backing file on disk; default: the one for temporary files")
@@ -59,8 +61,17 @@ func regenerate(ctx context.Context) error {
 		return fmt.Errorf("run it in the folder that holds %s: %w", document, err)
 	}
 	o.Names = strings.Split(*names, ",")
+	if *names == "all" {
+		o.Names = slices.DeleteFunc(bench.Names(), func(name string) bool { return slices.Contains(controls, name) })
+	}
+	program, remove, err := buildFarside(ctx)
+	if err != nil {
+		return err
+	}
+	defer remove()
+	o.Command = []string{program}
 	o.Progress = func(line string) { fmt.Fprintln(os.Stderr, line) }
-	for _, table := range []string{"tmpfs", "disk", "device", "alloc"} {
+	for _, table := range []string{"tmpfs", "disk", "device", "controls", "alloc"} {
 		if *only != "" && *only != table || table == "device" && o.Device == "" {
 			continue
 		}
@@ -71,12 +82,38 @@ func regenerate(ctx context.Context) error {
 	return nil
 }
 
+// controls are the workloads of the table of that name: they run roles as processes, and do not care for the device of the
+// other tables.
+var controls = []string{"reads-nbd", "writes-primary", "rpo", "group"}
+
+// buildFarside makes the program whose roles some workloads run.
+func buildFarside(ctx context.Context) (program string, remove func(), err error) {
+	dir, err := os.MkdirTemp("", "farside-regen-")
+	if err != nil {
+		return "", nil, err
+	}
+	remove = func() {
+		if err := os.RemoveAll(dir); err != nil {
+			fmt.Fprintln(os.Stderr, "regen:", err)
+		}
+	}
+	program = filepath.Join(dir, "farside")
+	if out, err := exec.CommandContext(ctx, "go", "build", "-o", program, "./cmd/farside").CombinedOutput(); err != nil {
+		remove()
+		return "", nil, fmt.Errorf("build farside: %w\n%s", err, out)
+	}
+	return program, remove, nil
+}
+
 // fill measures one table and puts it in its place.
 func fill(ctx context.Context, table string, o bench.Options) error {
 	if table == "alloc" {
 		return fillAlloc(ctx)
 	}
-	if table != "device" {
+	switch table {
+	case "controls":
+		o.Device, o.Loop, o.Names = "", "", controls
+	case "tmpfs", "disk":
 		o.Device, o.Loop = "", table
 	}
 	report, err := bench.Run(ctx, o)

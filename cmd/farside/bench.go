@@ -35,10 +35,13 @@ func (a *app) benchCommand() *cobra.Command {
 		Short: "Measure, each result with the floor of its device",
 		Long: `Measure workloads on a device, and in the same run the device's own limits. Everything on the device is
 destroyed: what it holds is looked at first, as with "farside format". With --loop a loop device is made for the run.
+Some workloads make devices of their own, in memory or with "--loop disk" on disk, and need none named: reads-nbd, writes-primary,
+rpo and group run whole controls, each a process, and hosts that write over NBD.
 
 WORKLOAD is "all" or some of:
 ` + describeWorkloads(),
 		Example: `  farside bench ingest --device /dev/nvme1n1 --seconds 10 --output json
+  farside bench group --quick
   farside bench all --loop tmpfs --quick`,
 		Args:      args(cobra.MinimumNArgs(1)),
 		ValidArgs: append(bench.Names(), "all"),
