@@ -161,6 +161,30 @@ func (i Inspection) balance(writers []*Writer, named uint64) error {
 	return nil
 }
 
+// Place says where a physical block is: the device by its place in what was opened, and a byte offset.
+func (i Inspection) Place(b PBlock) (device int, off int64) {
+	device, block := i.p.locate(b)
+	return device, blocksToBytes(block)
+}
+
+// Extents gives the bytes of a device that hold data, and nothing but data.
+func (i Inspection) Extents(device int) (off, n int64) {
+	first := uint64(headerBlocks)
+	if i.p.order[0] == device {
+		first = i.p.sb.zones.data
+	}
+	return blocksToBytes(first), i.p.info[device].Size - blocksToBytes(first)
+}
+
+// Superblocks are the byte offsets of the copies on each device.
+func (Inspection) Superblocks() []int64 {
+	var at []int64
+	for c := range uint64(superblockCopies) {
+		at = append(at, blocksToBytes(c*superblockStride))
+	}
+	return at
+}
+
 // TablePages are the byte offsets on device 0 of the table pages that the newest root names.
 func (i Inspection) TablePages() []int64 {
 	var at []int64

@@ -30,6 +30,9 @@ type Options struct {
 	// OnRefused is told of a CG that was sealed on every volume and can never become complete: it was forgotten, its
 	// updates must be sent again in smaller CGs. It runs on the control loop, too.
 	OnRefused func(group string, cg uint64, err error)
+	// Pause is called between the steps of a call that waits, if the pool is Manual: a simulator can let other things happen
+	// there, which may step the pool themselves.
+	Pause func()
 	// Arenas gives memory for device I/O; nil: it is mapped when needed. Only with Manual.
 	Arenas *ring.Arenas
 	// Logger gets control-plane events; nil: none.
@@ -151,7 +154,12 @@ func (p *Pool) stepUntil(done chan error) error {
 		if err != nil {
 			return err
 		}
-		if !progress && len(done) == 0 {
+		if len(done) > 0 {
+			continue
+		}
+		if p.opts.Pause != nil {
+			p.opts.Pause()
+		} else if !progress {
 			return fmt.Errorf("%w: the call waits for something that this goroutine must do first", ErrState)
 		}
 	}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 
@@ -59,9 +60,10 @@ type recovery struct {
 	volumes map[uint32]*Volume
 	// building are CGs of which parts but no COMPLETE were replayed yet.
 	building map[buildKey]*building
-	end      journalPos // where the journal goes on
-	readOnly bool       // repair nothing
-	pieces   uint64     // replayed
+	end      journalPos   // where the journal goes on
+	doubtful []journalPos // pieces of which none says that they were flushed
+	readOnly bool         // repair nothing
+	pieces   uint64       // replayed
 }
 
 type buildKey struct {
@@ -92,7 +94,7 @@ func (p *Pool) recover() (err error) {
 	p.readers.wake = io.q.Wake
 	r := newRecovery(p, io, mem[(journalBuffers+checkpointBuffers)*pieceBytes:])
 	if err = r.load(); err == nil {
-		err = r.io.flush() // G: what was replayed may never have been flushed; it is acknowledged from here on
+		err = r.secure()
 	}
 	if err != nil {
 		return errors.Join(err, r.close())
@@ -235,7 +237,8 @@ func (r *recovery) readRoot(at uint64) (*root, error) {
 	if err := r.io.read(0, at, r.scratch[:BlockSize]); err != nil {
 		return nil, err
 	}
-	root, n, sum, err := decodeRootHeader(r.scratch[:BlockSize], r.p.sb.pool)
+	image := bytes.Clone(r.scratch[:BlockSize])
+	root, n, sum, err := decodeRootHeader(image, r.p.sb.pool)
 	if err != nil {
 		return nil, err
 	}
@@ -255,6 +258,7 @@ func (r *recovery) readRoot(at uint64) (*root, error) {
 	if got := Sum(body); got != sum {
 		return nil, fmt.Errorf("body checksum %016x, stored %016x", got, sum)
 	}
+	root.image = append(image, body...)
 	return root, root.decodeBody(body[:n])
 }
 

@@ -22,6 +22,7 @@ func (r *recovery) replay() error {
 		if err := r.replayPiece(records); err != nil {
 			return r.corrupt(at, "journal", fmt.Sprintf("piece %d", pos.seq), err)
 		}
+		r.doubt(pos, j.piece.durable)
 		pos = next
 		r.pieces++
 	}
@@ -48,6 +49,11 @@ type journalReader struct {
 	path string
 
 	notes []error // damaged copies of twin pieces
+
+	// The piece that was read last: itself, its first block in the zone and its blocks.
+	piece piece
+	start uint64
+	image []byte
 }
 
 func (r *recovery) journalReader() *journalReader {
@@ -91,11 +97,13 @@ func (j *journalReader) at(block uint64, pos journalPos) (p piece, records []byt
 		if p.flags&pieceTwin != 0 && (n < 2 || !bytes.Equal(buf[:BlockSize], buf[BlockSize:2*BlockSize])) {
 			j.note(start+1, pos.seq)
 		}
+		j.found(p, buf, start, 0)
 		return p, records, true, nil
 	}
 	if n > 1 {
 		if p, records, ok = j.parse(buf[BlockSize:2*BlockSize], pos); ok && p.flags&pieceTwin != 0 {
 			j.note(start, pos.seq)
+			j.found(p, buf, start, 1)
 			return p, records, true, nil
 		}
 	}

@@ -30,6 +30,7 @@ type root struct {
 	volumes    []catalogVolume
 	retired    []prange
 	directory  []uint64
+	image      []byte // the slot as it was read, for stage G of a recovery
 }
 
 type catalogGroup struct {

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/farside-storage/farside/engine"
-	"github.com/farside-storage/farside/manager"
 	"github.com/farside-storage/farside/primary"
 	"github.com/farside-storage/farside/ring"
 	"github.com/farside-storage/farside/ring/ringtest"
@@ -21,7 +20,7 @@ func (w *world) do(o Op) {
 		w.doHost(o)
 	case "kill":
 		w.trace("%v", o)
-		w.kill(o.Node)
+		w.kill(o)
 	case "power":
 		w.trace("%v", o)
 		w.power(o)
@@ -83,7 +82,13 @@ func (w *world) node(name string) *node {
 }
 
 // kill ends a process with no chance to do anything; its machine goes on, and it is started again.
-func (w *world) kill(name string) {
+// One that is ordered for an event of a secondary's devices may be followed by a power failure, soon after the process has started again.
+func (w *world) kill(o Op) {
+	name := o.Node
+	if s := w.secondary(name); s != nil && o.B > 0 {
+		s.order(&arm{event: eventOf(o), n: o.B, policy: policyOf(o.How), kill: true, relapse: o.Dur})
+		return
+	}
 	w.report.Kills++
 	if s := w.secondary(name); s != nil && s.up {
 		s.stop(false, nil)
@@ -118,9 +123,13 @@ func (w *world) power(o Op) {
 	policy := policyOf(o.How)
 	s := w.secondary(o.Node)
 	if s != nil && o.B > 0 {
-		s.armed = &arm{ringtest.Event((o.A - 1) % 3), o.B, policy}
-		if s.up {
-			s.applyArm()
+		s.order(&arm{event: eventOf(o), n: o.B, policy: policy})
+		return
+	}
+	if p := w.primary(o.Node); p != nil && o.B > 0 {
+		if p.up {
+			p.policy = policy
+			p.devs.CrashAt(eventOf(o), o.B)
 		}
 		return
 	}
@@ -139,26 +148,49 @@ func (w *world) power(o Op) {
 	}
 }
 
-// powerFailure is the end of a machine whose devices crashed at an event that was ordered.
-func (w *world) powerFailure(x interface {
-	crashPolicy() ringtest.Policy
-	stop(bool, ringtest.Policy)
-	later()
-}) {
-	w.report.Crashes++
-	x.stop(true, x.crashPolicy())
-	x.later()
-}
+func eventOf(o Op) ringtest.Event { return ringtest.Event((o.A + 2) % 3) }
 
-func (s *secondaryNode) crashPolicy() ringtest.Policy {
-	s.w.trace("%s loses power at the event that was ordered", s.name)
-	if s.armed == nil {
-		return ringtest.Random
+// order has the machine or the process end at an event of the devices.
+func (s *secondaryNode) order(a *arm) {
+	s.armed = a
+	if s.up {
+		s.applyArm()
 	}
-	return s.armed.policy
 }
 
-func (p *primaryNode) crashPolicy() ringtest.Policy { return ringtest.Random }
+// struck: the moment that was ordered for the end of the machine or the process has come.
+func (s *secondaryNode) struck() {
+	w, a := s.w, s.armed
+	if a == nil {
+		a = &arm{policy: ringtest.Random}
+	}
+	if a.kill {
+		w.trace("%s is killed at the event that was ordered", s.name)
+		w.report.Kills++
+		s.stop(false, nil)
+		s.relapse = a
+	} else {
+		w.trace("%s loses power at the event that was ordered", s.name)
+		w.report.Crashes++
+		s.stop(true, a.policy)
+	}
+	s.later()
+}
+
+// fallBack lets the power fail soon after a start, if that was ordered.
+func (s *secondaryNode) fallBack() {
+	a := s.relapse
+	s.relapse = nil
+	if a == nil || a.relapse == 0 {
+		return
+	}
+	s.after(a.relapse, func() {
+		s.w.trace("%s loses power soon after it was killed", s.name)
+		s.w.report.Crashes++
+		s.stop(true, a.policy)
+		s.later()
+	})
+}
 
 func (p *primaryNode) later() {
 	run := p.run
@@ -196,16 +228,11 @@ func (w *world) failover(how string) {
 	other.start()
 }
 
-// loseLog empties the decision log, as if the manager's machine had burnt down; epochs go on by the clock. It is done
-// only when what was decided last is final everywhere: else what the log alone knew is lost with it, rightly.
+// loseLog empties the decision log, as if the manager's machine had burnt down; epochs go on by the clock. A decision that is
+// final nowhere is lost with it, and may be taken back from then on: nobody was told of it.
 func (w *world) loseLog() {
-	for _, s := range w.sec {
-		if !s.up || s.pool == nil || s.pool.Inspect().State(s.group).Final != w.log.rec.Decided.CG {
-			return
-		}
-	}
 	w.trace("the decision log is lost")
-	w.log.rec = manager.Recovered{Epoch: w.log.rec.Epoch}
+	w.log.lose()
 }
 
 func (w *world) doCut(o Op) {
@@ -239,9 +266,15 @@ func (w *world) doSecondary(o Op) {
 	w.trace("%v", o)
 	switch o.Kind {
 	case "checkpoint":
-		s.around(func() { s.hear(s.pool.Checkpoint(background)) })
+		s.spawn(func() { s.hear(s.pool.Checkpoint(background)) }, nil)
 	case "snapshot":
 		s.snapshot(o.Dur)
+	case "vanish":
+		s.vanish(o)
+	case "stray":
+		s.stray(o)
+	case "flip":
+		s.flip(o)
 	case "disk":
 		s.breakDisk(o)
 	case "rot":
@@ -302,13 +335,85 @@ func (s *secondaryNode) breakDisk(o Op) {
 		f.Op = ring.OpRead
 	}
 	s.devs.Inject(f)
-	// A failed write that was placed elsewhere leaves traces for as long as the run lasts.
-	s.healAt = -1
+	s.broken = max(s.broken, s.w.now+o.Dur)
+	s.w.at(s.w.now+o.Dur, s.mend)
+}
+
+// mend ends faults of the devices that are over.
+func (s *secondaryNode) mend() {
+	if s.broken <= s.w.now && !s.away {
+		s.devs.Heal()
+	}
+}
+
+// vanish takes a device away for a while, and with it what it had not made durable.
+func (s *secondaryNode) vanish(o Op) {
+	s.devs.Inject(ringtest.Fault{Kind: ringtest.Vanishes, Device: int(o.A) % len(s.devs.Info()), Skip: int(o.B)})
+	s.away = true
+	s.w.at(s.w.now+o.Dur, func() { s.comeBack(policyOf(o.How)) })
+}
+
+// comeBack returns a device that vanished, with a power cycle.
+func (s *secondaryNode) comeBack(policy ringtest.Policy) {
+	if !s.away {
+		return
+	}
+	s.away = false
+	s.w.trace("%s gets its device back", s.name)
+	s.w.report.Crashes++
+	if s.up {
+		s.stop(true, policy)
+		s.later()
+	} else {
+		s.devs = s.devs.Restart(policy)
+	}
+	s.devs.Heal()
 }
 
 func (s *secondaryNode) heal() {
-	if s.healAt == -1 && s.up {
-		s.devs.Heal()
+	s.broken = min(s.broken, s.w.now)
+	s.comeBack(ringtest.Random)
+	s.mend()
+}
+
+// stray has a write of data go elsewhere. What it should have replaced, and what it hits, is damaged.
+func (s *secondaryNode) stray(o Op) {
+	device := int(o.A) % len(s.devs.Info())
+	off, n := s.pool.Inspect().Extents(device)
+	s.devs.Inject(ringtest.Fault{Kind: ringtest.Misdirected, Device: device, Op: ring.OpWrite, Off: off, Len: n,
+		Skip: int(o.A), Count: 1, Shift: int64(1+o.B%96) * engine.BlockSize})
+	s.damaged += 2 * s.w.cfg.writerBlocks
+}
+
+// flip changes a bit of a block that a volume shows: who reads it must be told.
+func (s *secondaryNode) flip(o Op) {
+	type shown struct {
+		v  *volume
+		b  engine.VBlock
+		at engine.PBlock
+	}
+	var all []shown
+	for _, v := range s.volumes {
+		ev, err := s.group.Volume(v.name)
+		if err != nil {
+			s.w.fail("view", "%s: %v", s.name, err)
+		}
+		s.pool.Inspect().Look(ev, engine.FinalView, func(b engine.VBlock, at engine.PBlock, _ engine.PartialSum) {
+			if at != 0 {
+				all = append(all, shown{v, b, at})
+			}
+		})
+	}
+	if len(all) == 0 {
+		return
+	}
+	x := all[o.A%uint64(len(all))]
+	device, off := s.pool.Inspect().Place(x.at)
+	s.damaged++
+	s.w.trace("%s: volume %s block %d: a bit of physical block %d flips", s.name, x.v.name, x.b, x.at)
+	s.devs.Rot(device, off, engine.BlockSize, 1)
+	if _, err := s.readBlock(x.v, uint64(x.b), engine.FinalView, nil); err == nil {
+		s.w.fail("rot", "%s: volume %s block %d reads without an error although a bit of it flipped", s.name, x.v.name, x.b)
 	}
 }
 
@@ -327,6 +432,10 @@ func (s *secondaryNode) decay(o Op) {
 	pages := s.pool.Inspect().TablePages()
 	s.stop(true, policyOf(o.How))
 	s.later()
+	if o.B > 0 {
+		s.rotSuperblock(o)
+		return
+	}
 	if len(pages) == 0 {
 		return
 	}
@@ -343,6 +452,12 @@ func (s *secondaryNode) decay(o Op) {
 	damaged[at+o.A/96%8] ^= 1 << (o.A / 768 % 8)
 	s.devs.WriteAt(0, damaged, r.off)
 	s.rotten = r
+}
+
+// rotSuperblock flips a bit in one of the copies: the others serve.
+func (s *secondaryNode) rotSuperblock(o Op) {
+	device := int(o.A) % len(s.devs.Info())
+	s.devs.Rot(device, int64((o.B-1)%4)*64*engine.BlockSize, 256, 1)
 }
 
 // pageHeader is the head of a table page in bytes.

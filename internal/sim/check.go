@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"errors"
 	"slices"
 	"time"
 
@@ -8,6 +9,7 @@ import (
 
 	"github.com/farside-storage/farside/engine"
 	"github.com/farside-storage/farside/manager"
+	"github.com/farside-storage/farside/ring/ringtest"
 	"github.com/farside-storage/farside/wire"
 )
 
@@ -18,10 +20,8 @@ type acks struct {
 	linked   uint64 // 0: none that must still be there
 	complete uint64
 	through  uint64
-	everDone map[uint64]bool // CGs that were complete
-	// The newest REVERTED that was answered: when, and of which epoch.
-	revertedAt    time.Duration
-	revertedEpoch uint64
+	everDone map[uint64]bool          // CGs that were complete
+	reverted map[uint64]time.Duration // when REVERTED was last answered, by epoch
 }
 
 func (a *acks) completed(cg uint64) {
@@ -70,7 +70,10 @@ func (a *acks) answered(w *world, s *secondaryNode, m wire.Message) {
 			a.completed(m.Complete)
 		}
 	case *wire.Reverted:
-		a.revertedAt, a.revertedEpoch = w.now, h.Epoch
+		if a.reverted == nil {
+			a.reverted = map[uint64]time.Duration{}
+		}
+		a.reverted[h.Epoch] = w.now
 	case *wire.Linked:
 		a.linked = max(a.linked, h.CG)
 	case *wire.Final:
@@ -180,30 +183,83 @@ func (w *world) compare(s *secondaryNode, v *volume, cg uint64, kind engine.View
 	if err != nil {
 		w.fail("view", "%s: %v", s.name, err)
 	}
-	done := false
-	r := &engine.Read{Volume: ev, View: kind, Snapshot: of, Buf: w.memory.reading(int(v.blocks * engine.BlockSize)),
-		Done: func(*engine.Read) { done = true }}
-	r.Start()
-	for !done {
-		if _, err := s.pool.Step(); err != nil {
-			s.hear(err)
-			return
-		}
-	}
-	if r.Err != nil {
+	want := w.hist.image(cg, v)
+	r := s.read(&engine.Read{Volume: ev, View: kind, Snapshot: of, Buf: w.memory.reading(int(v.blocks * engine.BlockSize))})
+	switch {
+	case r == nil:
+		return
+	case r.Err != nil && s.damaged > 0:
+		w.compareDamaged(s, v, cg, kind, of)
+		return
+	case r.Err != nil:
 		if s.faulty() || s.devs.Crashed() {
 			return
 		}
 		w.fail("read", "%s: CG %d: %v", s.name, cg, r.Err)
-	}
-	if r.Snapshot == nil && r.CG != cg {
+	case r.Snapshot == nil && r.CG != cg:
 		return // stepping moved it on
 	}
-	want := w.hist.image(cg, v)
 	for b := range want {
 		if got := xxhash.Sum64(r.Buf[b*engine.BlockSize : (b+1)*engine.BlockSize]); got != want[b] {
 			w.fail("read", "%s: CG %d volume %s block %d does not read as the primary's at the cut", s.name, cg, v.name, b)
 		}
+	}
+}
+
+// read does a read; nil: the devices or the pool ended meanwhile.
+func (s *secondaryNode) read(r *engine.Read) *engine.Read {
+	done := false
+	r.Done = func(*engine.Read) { done = true }
+	r.Start()
+	for !done {
+		if _, err := s.pool.Step(); err != nil {
+			s.hear(err)
+			return nil
+		}
+	}
+	return r
+}
+
+// readBlock gives the sum of a block.
+func (s *secondaryNode) readBlock(v *volume, b uint64, kind engine.ViewKind, of *engine.Snapshot) (*engine.Read, error) {
+	ev, err := s.group.Volume(v.name)
+	if err != nil {
+		return nil, err
+	}
+	r := s.read(&engine.Read{Volume: ev, View: kind, Snapshot: of, Off: b * engine.BlockSize, Buf: s.w.memory.reading(engine.BlockSize)})
+	if r == nil {
+		return nil, ringtest.ErrCrashed
+	}
+	return r, r.Err
+}
+
+// compareDamaged reads block by block: each is an error that names the damage, or right. Of errors there are no more than
+// blocks that were damaged.
+func (w *world) compareDamaged(s *secondaryNode, v *volume, cg uint64, kind engine.ViewKind, of *engine.Snapshot) {
+	bad := 0
+	want := w.hist.image(cg, v)
+	for b := range v.blocks {
+		r, err := s.readBlock(v, b, kind, of)
+		if s.devs.Crashed() || s.failed != nil {
+			return
+		}
+		if _, ok := errors.AsType[*engine.CorruptionError](err); ok {
+			bad++
+			continue
+		}
+		switch {
+		case err != nil && s.faulty():
+			return
+		case err != nil:
+			w.fail("read", "%s: CG %d: %v", s.name, cg, err)
+		case r.Snapshot == nil && r.CG != cg:
+			return
+		case xxhash.Sum64(r.Buf) != want[b]:
+			w.fail("rot", "%s: CG %d volume %s block %d does not read as the primary's at the cut: it was damaged, and no error tells", s.name, cg, v.name, b)
+		}
+	}
+	if bad > s.damaged {
+		w.fail("rot", "%s: CG %d volume %s: %d blocks are damaged, of which only %d can be", s.name, cg, v.name, bad, s.damaged)
 	}
 }
 
@@ -231,6 +287,7 @@ func (w *world) checkSend(m *managerNode, a manager.Send) {
 			w.fail("R2", "%s sends RELEASE(%d), which is not decided durably", m.name, n)
 		}
 	case *wire.Revert:
+		w.undecide(n, max(n, msg.Through))
 		if w.log.decided[n] {
 			w.fail("R3", "%s sends REVERT(%d) after it was decided", m.name, n)
 		}
@@ -245,6 +302,25 @@ func (w *world) checkSend(m *managerNode, a manager.Send) {
 	case *wire.Hold:
 		w.checkHold(m, n)
 	}
+}
+
+// undecide: the log that held the newest decision is lost, and no secondary has the CG final. The decision table says that
+// it is taken back.
+func (w *world) undecide(first, last uint64) {
+	l := w.log
+	n := l.doubtful
+	if n == 0 || n < first || n > last {
+		return
+	}
+	for _, s := range w.sec {
+		if s.acks.final >= n || s.up && s.pool != nil && s.pool.Inspect().State(s.group).Final >= n {
+			return
+		}
+	}
+	w.trace("the decision for CG %d was lost with the log", n)
+	delete(l.decided, n)
+	l.order = l.order[:len(l.order)-1]
+	l.doubtful, w.lastDecided = 0, l.newest()
 }
 
 // checkHold: no CG is held while a secondary shows another CG than the one decided last.
@@ -328,8 +404,8 @@ func (w *world) audit(m *managerNode, e manager.Entry) {
 // checkRevert: a revert that ends has had an answer of every secondary.
 func (w *world) checkRevert(m *managerNode) {
 	for _, s := range w.sec {
-		if a := &s.acks; a.revertedAt < m.revertAt || a.revertedEpoch != m.epoch {
-			w.fail("R3", "%s ends the revert that it began at %v, but %s last answered one at %v, with epoch %d", m.name, m.revertAt, s.name, a.revertedAt, a.revertedEpoch)
+		if at, ok := s.acks.reverted[m.epoch]; !ok || at < m.revertAt {
+			w.fail("R3", "%s ends the revert that it began at %v, but %s last answered one of epoch %d at %v", m.name, m.revertAt, s.name, m.epoch, at)
 		}
 	}
 }

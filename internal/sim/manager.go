@@ -17,6 +17,14 @@ type decisionLog struct {
 	rec     manager.Recovered
 	decided map[uint64]bool
 	order   []uint64 // decided CGs, ascending
+	// doubtful is the CG whose decision was lost with the log, 0 none. It is decided as long as nobody takes it back.
+	doubtful uint64
+}
+
+// lose forgets everything but the epoch.
+func (l *decisionLog) lose() {
+	l.rec = manager.Recovered{Epoch: l.rec.Epoch}
+	l.doubtful = l.newest()
 }
 
 // begin starts an epoch.
@@ -42,6 +50,7 @@ func (l *decisionLog) append(epoch uint64, r manager.Record) error {
 		return errFenced
 	}
 	if r.Decided != nil {
+		l.doubtful = 0
 		l.rec.Decided = *r.Decided
 		if n := r.Decided.CG; !l.decided[n] {
 			l.decided[n] = true

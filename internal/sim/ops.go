@@ -44,7 +44,7 @@ func (o Op) String() string {
 }
 
 var kinds = []string{"record", "write", "part", "zeroes", "trim", "kill", "power", "cut", "part-net", "hang", "failover",
-	"disk", "checkpoint", "snapshot", "mangle", "rot"}
+	"disk", "checkpoint", "snapshot", "mangle", "rot", "vanish", "stray", "flip"}
 
 // parseOp reads what String wrote.
 func parseOp(line string) (Op, error) {
@@ -215,17 +215,40 @@ func (d *drawing) faults() {
 		d.checkpoint()
 		d.add(Op{Kind: "snapshot", Node: d.secondary(), Dur: d.dur(60 * time.Millisecond)})
 	}
-	switch d.rng.IntN(12) { // damage is a separate axis
+	d.damage()
+}
+
+// damage is an axis of its own: most runs have none.
+func (d *drawing) damage() {
+	some := func(least, most int, o func() Op) {
+		for range least + d.rng.IntN(most-least+1) {
+			d.add(o())
+		}
+	}
+	switch d.rng.IntN(16) {
 	case 0:
-		for range 1 + d.rng.IntN(3) {
-			d.add(Op{Kind: "disk", Node: d.secondary(), How: []string{"write", "flush", "read", "short"}[d.rng.IntN(4)], A: 1 + d.rng.Uint64N(40)})
-		}
+		some(1, 3, func() Op {
+			return Op{Kind: "disk", Node: d.secondary(), How: []string{"write", "flush", "read", "short"}[d.rng.IntN(4)],
+				A: 1 + d.rng.Uint64N(40), Dur: d.dur(100 * time.Millisecond)}
+		})
 	case 1, 2:
-		d.add(Op{Kind: "rot", Node: d.secondary(), How: d.policy(), A: 1 + d.rng.Uint64N(1<<40)})
-	case 3, 4:
-		for range 1 + d.rng.IntN(3) {
-			d.add(Op{Kind: "mangle", Node: d.primary(), Peer: d.secondary()})
+		o := Op{Kind: "rot", Node: d.secondary(), How: d.policy(), A: 1 + d.rng.Uint64N(1<<40)}
+		if d.rng.IntN(4) == 0 {
+			o.B = 1 + d.rng.Uint64N(4)
 		}
+		d.add(o)
+	case 3, 4:
+		some(1, 3, func() Op { return Op{Kind: "mangle", Node: d.primary(), Peer: d.secondary()} })
+	case 5:
+		some(1, 4, func() Op { return Op{Kind: "flip", Node: d.secondary(), A: 1 + d.rng.Uint64N(1<<40)} })
+	case 6:
+		some(1, 3, func() Op {
+			return Op{Kind: "stray", Node: d.secondary(), A: 1 + d.rng.Uint64N(12), B: 1 + d.rng.Uint64N(96)}
+		})
+	case 7, 8:
+		some(1, 2, func() Op {
+			return Op{Kind: "vanish", Node: d.secondary(), A: 1 + d.rng.Uint64N(8), B: d.rng.Uint64N(30), How: d.policy(), Dur: d.dur(200 * time.Millisecond)}
+		})
 	}
 }
 
@@ -239,10 +262,18 @@ func (d *drawing) fault() {
 		d.add(o)
 	case k < 37:
 		d.add(Op{Kind: "power", Node: d.anybody(), How: d.policy()})
-	case k < 44:
+	case k < 40:
 		d.add(Op{Kind: "kill", Node: d.anybody()})
-	case k < 50:
+	case k < 46:
+		o := Op{Kind: "kill", Node: d.secondary(), A: 1 + d.rng.Uint64N(3), B: 1 + d.rng.Uint64N(60)}
+		if d.rng.IntN(4) > 0 { // and then the power fails
+			o.How, o.Dur = d.policy(), d.dur(10*time.Millisecond)
+		}
+		d.add(o)
+	case k < 48:
 		d.add(Op{Kind: "power", Node: d.primary(), How: d.policy()})
+	case k < 52:
+		d.add(Op{Kind: "power", Node: d.primary(), How: d.policy(), A: 1 + d.rng.Uint64N(3), B: 1 + d.rng.Uint64N(60)})
 	case k < 60:
 		d.add(Op{Kind: "cut", Node: d.primary(), Peer: d.secondary()})
 	case k < 66:

@@ -37,7 +37,8 @@ type primaryNode struct {
 	session  int
 	epoch    uint64 // highest that was obeyed in this run, and at its start, that was answered ever
 	answered uint64
-	cut      uint64 // newest CG cut in this run
+	cut      uint64          // newest CG cut in this run
+	policy   ringtest.Policy // of the power failure that is ordered
 }
 
 // link is the stream to one secondary.
@@ -259,7 +260,10 @@ func (p *primaryNode) crashed(err error) {
 	if !errors.Is(err, ringtest.ErrCrashed) {
 		p.w.fail("device", "primary %s: %v", p.name, err)
 	}
-	p.w.powerFailure(p)
+	p.w.trace("%s loses power at the event that was ordered", p.name)
+	p.w.report.Crashes++
+	p.stop(true, p.policy)
+	p.later()
 }
 
 // Managers.

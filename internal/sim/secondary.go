@@ -26,6 +26,10 @@ type secondaryNode struct {
 	sessions []*stream
 	managers []*charge
 	chain    *target.Chain
+	orders   []*order // of managers, that wait for the one before
+	obeying  bool
+	tasks    []*task
+	current  *task  // that runs just now
 	connects uint64 // managers' connections, ever
 	stepping bool
 	fresh    []uint64 // CGs that became complete and were not told of
@@ -35,7 +39,10 @@ type secondaryNode struct {
 	rotten   *rot
 	acks     acks
 	seen     engine.GroupState // at the last look
-	healAt   time.Duration
+	relapse  *arm
+	broken   time.Duration // I/O errors until then
+	away     bool          // a device vanished, or is about to
+	damaged  int           // blocks of data at most that may have been damaged
 }
 
 // arm orders a power failure at an event of the devices.
@@ -43,6 +50,9 @@ type arm struct {
 	event  ringtest.Event
 	n      uint64
 	policy ringtest.Policy
+	// kill: only the process ends. If relapse is not 0, the power fails that long after its next start.
+	kill    bool
+	relapse time.Duration
 }
 
 // stream is a primary's stream: a receiver, over however many connections.
@@ -115,12 +125,12 @@ func (s *secondaryNode) start() {
 	s.begin()
 	s.sessions, s.managers, s.stepping, s.fresh, s.failed, s.snaps = nil, nil, false, nil, nil, nil
 	s.applyArm()
-	s.chain = &target.Chain{}
+	s.chain, s.orders, s.obeying, s.tasks = &target.Chain{}, nil, false, nil
 	pool, err := engine.Open(s.devs, s.options())
 	switch {
 	case s.devs.Crashed():
 		s.pool = pool
-		w.powerFailure(s)
+		s.struck()
 		return
 	case err != nil && s.rotten != nil:
 		w.trace("%s refuses its pool: %v", s.name, err)
@@ -129,6 +139,7 @@ func (s *secondaryNode) start() {
 		s.later()
 		return
 	case err != nil && s.faulty():
+		w.trace("%s cannot open its pool: %v", s.name, err)
 		s.stop(false, nil)
 		s.later()
 		return
@@ -142,11 +153,12 @@ func (s *secondaryNode) start() {
 	w.trace("%s starts: %s", s.name, s.describe())
 	w.checkRecovered(s)
 	s.keepStepping()
+	s.fallBack()
 }
 
 func (s *secondaryNode) options() engine.Options {
 	c := s.w.cfg
-	return engine.Options{Manual: true, Arenas: &s.w.memory.arenas, WriterBuffers: c.writerBuffers, WriterBufferBlocks: c.writerBlocks,
+	return engine.Options{Manual: true, Arenas: &s.w.memory.arenas, WriterBuffers: c.writerBuffers, WriterBufferBlocks: c.writerBlocks, Pause: s.pause,
 		OnComplete: func(_ string, cg uint64) { s.completed(cg) },
 		OnFailure:  func(err error) { s.failed = err }}
 }
@@ -194,13 +206,14 @@ func (s *secondaryNode) stop(power bool, policy ringtest.Policy) {
 	if power {
 		s.devs = s.devs.Restart(policy)
 	} else {
-		s.devs = s.devs.Reopen()
+		s.devs = s.devs.Kill()
 	}
 	s.armed = nil
 }
 
 // free gives memory back. The devices have crashed: nothing that it does can reach them.
 func (s *secondaryNode) free() {
+	s.dropTasks()
 	for _, x := range s.snaps {
 		x.view.Close()
 	}
@@ -232,7 +245,7 @@ func (s *secondaryNode) around(f func()) bool {
 		return false
 	}
 	if s.devs.Crashed() {
-		s.w.powerFailure(s)
+		s.struck()
 		return false
 	}
 	if s.failed != nil {
@@ -256,7 +269,12 @@ func (s *secondaryNode) poolFailed() {
 }
 
 // faulty says whether faults of devices are being injected, or have been lately.
-func (s *secondaryNode) faulty() bool { return s.healAt > s.w.now || s.healAt == -1 }
+func (s *secondaryNode) faulty() bool {
+	return s.away || s.broken > 0 && s.w.now < s.broken+faultsLinger
+}
+
+// faultsLinger is how long after the end of a fault a request that it hit may end: a process may hang meanwhile.
+const faultsLinger = 150 * time.Millisecond
 
 func (s *secondaryNode) keepStepping() {
 	if s.stepping {
@@ -314,28 +332,51 @@ func (s *secondaryNode) serveManager(e *end) {
 	}
 }
 
+// order is a command of a manager, waiting or being carried out.
+type order struct {
+	by      *charge
+	command wire.Commanded
+}
+
+// obey carries commands out one after the other, as target.Chain does, each step by step: anything can happen in between.
 func (s *secondaryNode) obey(m *charge, c wire.Commanded) {
-	s.around(func() {
-		m.known = true
-		s.w.report.Steps++
-		s.acks.asked(c)
-		answer, err := s.chain.Obey(background, m.number, s.pool, s.group, c, func() target.Report {
-			return target.Report{Instance: s.instance, PoolFull: s.poolFull()}
-		})
-		if s.devs.Crashed() || s.failed != nil {
-			return
-		}
-		h := c.Head()
-		if err != nil {
-			e := wire.Refusal(err, 0, h.Group, h.CG)
-			s.w.trace("%s refuses %v(%d, epoch %d): %s", s.name, c.Type(), h.CG, h.Epoch, e.Text)
-			m.end.send(e)
-			return
-		}
-		m.epoch = max(m.epoch, h.Epoch)
-		s.acks.answered(s.w, s, answer)
-		m.end.send(answer)
+	s.orders = append(s.orders, &order{m, c})
+	s.nextOrder()
+}
+
+func (s *secondaryNode) nextOrder() {
+	if s.obeying || len(s.orders) == 0 {
+		return
+	}
+	s.obeying = true
+	o := s.orders[0]
+	s.orders = s.orders[1:]
+	s.spawn(func() { s.carryOut(o.by, o.command) }, func() {
+		s.obeying = false
+		s.nextOrder()
 	})
+}
+
+func (s *secondaryNode) carryOut(m *charge, c wire.Commanded) {
+	m.known = true
+	s.w.report.Steps++
+	s.acks.asked(c)
+	answer, err := s.chain.Obey(background, m.number, s.pool, s.group, c, func() target.Report {
+		return target.Report{Instance: s.instance, PoolFull: s.poolFull()}
+	})
+	if s.devs.Crashed() || s.failed != nil {
+		return
+	}
+	h := c.Head()
+	if err != nil {
+		e := wire.Refusal(err, 0, h.Group, h.CG)
+		s.w.trace("%s refuses %v(%d, epoch %d): %s", s.name, c.Type(), h.CG, h.Epoch, e.Text)
+		m.end.send(e)
+		return
+	}
+	m.epoch = max(m.epoch, h.Epoch)
+	s.acks.answered(s.w, s, answer)
+	m.end.send(answer)
 }
 
 func (s *secondaryNode) poolFull() bool {

@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/farside-storage/farside/engine"
+	"github.com/farside-storage/farside/primary"
 	"github.com/farside-storage/farside/ring/ringtest"
 )
 
@@ -177,7 +179,11 @@ const settleBound = 2 * time.Minute
 
 // settle: once faults have ended a CG with everything becomes final, everywhere.
 func (w *world) settle() {
-	for range 20 {
+	records := 20
+	if w.anyDamage() {
+		records = w.rewrite()
+	}
+	for range records {
 		w.host.record()
 		w.until(w.now + 2*time.Millisecond)
 	}
@@ -194,6 +200,20 @@ func (w *world) settle() {
 		w.until(w.now + 5*time.Millisecond)
 	}
 	w.checkEnd()
+}
+
+// anyDamage says whether blocks of data may have been damaged.
+func (w *world) anyDamage() bool {
+	return slices.ContainsFunc(w.sec, func(s *secondaryNode) bool { return s.damaged > 0 })
+}
+
+// rewrite has hosts write every block again: damage ends when what is damaged is replaced. It gives the number of records that
+// replace those of the chain.
+func (w *world) rewrite() int {
+	for _, v := range w.volumes {
+		w.host.other(primary.OpWrite, v, chainBlocks*engine.BlockSize, (v.blocks-chainBlocks)*engine.BlockSize, false)
+	}
+	return 20 + 2*len(w.host.places)
 }
 
 func (w *world) until(t time.Duration) {
@@ -219,6 +239,7 @@ func (w *world) settled(since time.Time) bool {
 // checkEnd: every copy is the primary.
 func (w *world) checkEnd() {
 	for _, s := range w.sec {
+		s.damaged = 0
 		w.readAll(s)
 		final := s.pool.Inspect().State(s.group).Final
 		for _, v := range s.volumes {
