@@ -85,7 +85,7 @@ func (a *app) demoCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "demo",
 		Short: "Show the whole thing on files, without root, in under a minute",
-		Long: `Run two primary and two secondary controls with a replication manager in one process, on sparse files in a temporary
+		Long: `Run two primary and two secondary controls with a replication manager, each a process, on sparse files in a temporary
 folder, and write to four volumes over NBD in an order that a copy must keep. After some seconds a secondary
 control fails while links are being updated; the revert is shown, the control comes back, and at the end every
 copy is compared with its primary.
