@@ -25,6 +25,8 @@ type Candidate struct {
 
 	mu      sync.Mutex
 	node    *Node // nil while another manager leads
+	since   time.Time
+	took    *float64 // see Leadership.TakeoverMillis
 	ended   string
 	endedAt time.Time
 }
@@ -104,7 +106,8 @@ func (c *Candidate) lead(ctx context.Context, term Term) error {
 		return err
 	}
 	c.log.Info("this manager leads")
-	c.setNode(n, nil)
+	began := c.setNode(n, nil)
+	n.recovered = sync.OnceFunc(func() { c.tookOver(began) })
 	err = n.Run(ctx)
 	why := context.Cause(term.Context())
 	c.setNode(nil, why)
@@ -122,12 +125,26 @@ func (c *Candidate) lead(ctx context.Context, term Term) error {
 	return err
 }
 
-func (c *Candidate) setNode(n *Node, why error) {
+// setNode begins or ends a term, now.
+func (c *Candidate) setNode(n *Node, why error) (now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.node = n
+	now = time.Now()
+	c.node, c.since, c.took = n, now, nil
 	if why != nil {
-		c.ended, c.endedAt = why.Error(), time.Now()
+		c.ended, c.endedAt = why.Error(), now
+	}
+	return now
+}
+
+// tookOver notes how long the start of a term took.
+func (c *Candidate) tookOver(began time.Time) {
+	took := time.Since(began)
+	c.log.Info("every group is taken over", "took", took)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.node != nil && c.since.Equal(began) {
+		c.took = millis(took)
 	}
 }
 
@@ -142,7 +159,10 @@ func (c *Candidate) Standing(ctx context.Context) Leadership {
 	l := c.election.Standing(ctx)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	l.Leads = c.node != nil
+	if l.Leads = c.node != nil; l.Leads {
+		since := c.since
+		l.Since, l.TakeoverMillis = &since, c.took
+	}
 	if c.ended != "" {
 		at := c.endedAt
 		l.Ended, l.EndedAt = c.ended, &at

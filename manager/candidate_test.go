@@ -421,6 +421,60 @@ func TestReq20_MemberKilled(t *testing.T) {
 	}
 }
 
+// TestReq20_MemberFrozen: of three members one may stand still, and then another, its connections open, while CGs are formed.
+func TestReq20_MemberFrozen(t *testing.T) {
+	t.Parallel()
+	servers := etcdtest.Start(t, 3)
+	s, prefix := manager.NewSite(t, 1, 2), newPrefix()
+	addrs := s.Listen()
+	direct(t, s, addrs, "a", prefix, etcdlog.LeastLease, servers.Addrs())
+	s.AwaitFinal(1)
+	direct(t, s, addrs, "b", prefix, etcdlog.LeastLease, servers.Addrs())
+	for _, m := range servers.Members[:2] {
+		m.Freeze()
+		s.AwaitFinal(3)
+		m.Thaw()
+		s.AwaitFinal(3)
+		awaitMember(t, m)
+	}
+}
+
+// TestReq20_FrozenEndpoint: etcd stands still as far as the manager can see. It decides nothing and says why, and goes on when etcd does.
+func TestReq20_FrozenEndpoint(t *testing.T) {
+	t.Parallel()
+	for name, members := range map[string]int{"the only member": 1, "the only one that the manager knows": 3} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			servers := etcdtest.Start(t, members)
+			s, prefix := manager.NewSite(t, 1, 2), newPrefix()
+			a := direct(t, s, s.Listen(), "a", prefix, etcdlog.LeastLease, servers.Addrs()[:1])
+			s.AwaitFinal(2)
+			servers.Members[0].Freeze()
+			st := a.await("stands by", func(st manager.NodeStatus) bool { return !st.Leadership.Leads && st.Leadership.Error != "" })
+			if l := st.Leadership; l.Leader != nil || l.Since != nil || l.TakeoverMillis != nil || l.Ended == "" || l.EndedAt == nil {
+				t.Errorf("%+v", l)
+			}
+			var finals []uint64
+			s.Locked(func() { finals = s.Finals() })
+			if err := manager.AskPause(t, a.Addr().String()); err == nil || !strings.Contains(err.Error(), "stands by, and who leads is not known") {
+				t.Errorf("a change while etcd stands still: %v", err)
+			}
+			s.Locked(func() {
+				if now := s.Finals(); !slices.Equal(now, finals) {
+					t.Errorf("decided without the log: final %d, then %d", finals, now)
+				}
+			})
+			servers.Members[0].Thaw()
+			st = a.await("leads and has taken over", func(st manager.NodeStatus) bool { return st.Leadership.Leads && st.Leadership.TakeoverMillis != nil })
+			if l := st.Leadership; l.Since == nil || l.Since.Before(*l.EndedAt) || *l.TakeoverMillis < 0 {
+				t.Errorf("%+v", l)
+			}
+			t.Logf("took over within %.1f ms of leading", *st.Leadership.TakeoverMillis)
+			s.AwaitFinal(2)
+		})
+	}
+}
+
 // awaitMember waits until a member has caught up: it answers a question that needs the majority.
 func awaitMember(t *testing.T, m *etcdtest.Member) {
 	t.Helper()

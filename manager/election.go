@@ -31,6 +31,11 @@ type Term interface {
 type Leadership struct {
 	// Leads says whether this manager forms CGs now. One that does not stands by.
 	Leads bool `json:"leads"`
+	// Since is when the term of this manager began; nil while it stands by.
+	Since *time.Time `json:"since,omitempty"`
+	// TakeoverMillis is how long it then took until every group was taken over: controls fenced and asked, what was left half done
+	// released or reverted. Nil while that goes on.
+	TakeoverMillis *float64 `json:"takeover_ms,omitempty"`
 	// Leader is the name of the manager that leads; nil if none does or it is not known.
 	Leader *string `json:"leader"`
 	// LeaderListen is where that one can be asked.

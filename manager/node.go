@@ -387,7 +387,7 @@ func (n *Node) changeBy(ctx context.Context, group string, event func(*Core) (Ev
 	case err := <-answer:
 		return err
 	case <-ctx.Done():
-		return ctx.Err()
+		return n.unconfirmed(ctx, group)
 	case <-n.done:
 		return errEnded
 	}

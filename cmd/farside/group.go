@@ -125,6 +125,10 @@ func (m *managerFlags) change(c *cobra.Command, a *app, change *wire.GroupChange
 	if errors.As(err, &told) && (told.Message.Code == wire.CodeUnknown || told.Message.Code == wire.CodeState) {
 		return s, &failure{code: exitUsage, err: fmt.Errorf("the manager at %s: %s", at, printable(told.Message.Text)), next: "\"farside group list\" shows the groups and their settings"}
 	}
+	if told != nil && told.Message.Code == wire.CodeIO {
+		return s, &failure{code: exitFailed, err: fmt.Errorf("the manager at %s: %s", at, printable(told.Message.Text)),
+			next: "\"farside status\" tells how the manager and its decision log are, \"farside group list\" whether the change took effect"}
+	}
 	return s, unreachable("check that a manager runs and listens at this address", fmt.Errorf("%s: %w", at, err))
 }
 

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -75,6 +76,18 @@ func TestReq20_ManagersShareAnEtcd(tt *testing.T) {
 	h.awaitRecords(t, 20)
 	servers.Members[0].Start()
 	awaitStanding(t, m1, "leads again", leads)
+	goOn(m1)
+
+	servers.Members[0].Freeze() // its connections stay open
+	awaitStanding(t, m1, "says that the log is silent", func(l manager.Leadership) bool { return !l.Leads && l.Error != "" })
+	still, err := c.finals()
+	check(t, err)
+	h.awaitRecords(t, 20)
+	if now, err := c.finals(); err != nil || !slices.Equal(now, still) {
+		t.Errorf("without a log the final CGs went from %d to %d, %v", still, now, err)
+	}
+	servers.Members[0].Thaw()
+	awaitStanding(t, m1, "has taken over again", func(l manager.Leadership) bool { return l.Leads && l.TakeoverMillis != nil })
 	goOn(m1)
 
 	m1.kill() // the log is free once the lease has run out

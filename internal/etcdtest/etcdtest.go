@@ -112,6 +112,19 @@ func (m *Member) Kill() {
 	m.cmd = nil
 }
 
+// Freeze stops a member where it is: its connections stay, and nothing comes over them. Thaw or Kill it.
+func (m *Member) Freeze() { m.signal(syscall.SIGSTOP) }
+
+// Thaw lets a frozen member go on.
+func (m *Member) Thaw() { m.signal(syscall.SIGCONT) }
+
+func (m *Member) signal(s syscall.Signal) {
+	m.t.Helper()
+	if err := m.cmd.Process.Signal(s); err != nil {
+		m.t.Error(err)
+	}
+}
+
 var spawning = make(chan func())
 
 // The kernel kills a child with Pdeathsig when the thread that made it ends: one goroutine makes all children and keeps its

@@ -111,6 +111,9 @@ func (c *Cluster) connect() (*clientv3.Client, error) {
 // note keeps what became of the last request for the status, and logs it when it changes.
 func (c *Cluster) note(err error) {
 	text := ""
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("etcd does not answer: %w", err)
+	}
 	if err != nil {
 		text = err.Error()
 	}

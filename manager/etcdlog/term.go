@@ -58,6 +58,9 @@ func (t *Term) Close() error {
 	return nil
 }
 
+// Where names the log, for people.
+func (t *Term) Where() string { return t.cluster.opts.where() }
+
 // over is the error of a call that the end of the term cut short.
 func (t *Term) over() error {
 	err := context.Cause(t.ctx)
