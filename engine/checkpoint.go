@@ -17,6 +17,7 @@ import (
 type checkpointer struct {
 	running  bool
 	number   uint64    // of the newest durable root
+	newest   rootMark  // what it says
 	root     *root     // being made
 	pages    []pageRef // still to write, in order of pair
 	inFlight int
@@ -32,6 +33,14 @@ type checkpointer struct {
 	buffers   [][]byte // 256 KiB each
 	arena     *ring.Arena
 }
+
+// rootMark tells whether a root would say the same as another one.
+type rootMark struct {
+	tail journalPos
+	body uint64 // checksum, with padding
+}
+
+func (r *root) mark() rootMark { return rootMark{r.tail, Sum(padBody(r.encodeBody()))} }
 
 type pageRef struct {
 	vol  *Volume
@@ -66,6 +75,22 @@ func (c *control) startCheckpoint() {
 	}
 	k.freed, k.dropped = k.dropped, nil
 	sortPages(k.pages)
+}
+
+// needsCheckpoint says whether one would change what the next open finds. It is also asked for when something was found
+// damaged: its root takes the place of a damaged one.
+func (c *control) needsCheckpoint() bool {
+	if len(c.pool.repairs) > 0 {
+		return true
+	}
+	for _, g := range c.pool.groups {
+		for _, v := range g.volumes {
+			if v != nil && v.table.isDirty() {
+				return true
+			}
+		}
+	}
+	return len(c.ckpt.dropped) > 0 || c.pool.catalog(c.ckpt.number, c.journalTail()).mark() != c.ckpt.newest
 }
 
 // relieveJournal starts a checkpoint if that lets the journal's tail move on; it reports whether it did. Otherwise
@@ -208,6 +233,7 @@ func (c *control) writeRoot(r *root, err error) {
 	body := r.encodeBody()
 	length := len(body)
 	body = padBody(body)
+	r.bodySum = Sum(body)
 	z := &c.pool.sb.zones
 	n := 1 + bytesToBlocks(uint64(len(body)))
 	if n > z.rootBlocks {
@@ -241,7 +267,7 @@ func (c *control) endCheckpoint(r *root, err error) {
 	if err != nil {
 		c.fail(fmt.Errorf("checkpoint %d: %w", r.checkpoint, err))
 	} else {
-		k.number = r.checkpoint
+		k.number, k.newest = r.checkpoint, rootMark{r.tail, r.bodySum}
 		copy(k.directory, r.directory)
 		c.journal.tail = max(c.journal.tail, r.tail.block)
 		k.free = append(k.free, k.freed...)

@@ -19,7 +19,7 @@ func (p *Pool) Checkpoint(ctx context.Context) error {
 	})
 }
 
-// Close finishes background work, writes a checkpoint and closes the pool; the devices stay open. All writers must
+// Close finishes background work, writes a checkpoint if that saves the next open anything, and closes the pool; the devices stay open. All writers must
 // have been closed and no read may be in flight.
 func (p *Pool) Close() error {
 	if n := p.writers.Load(); n > 0 {
@@ -47,6 +47,11 @@ func (p *Pool) windUp(reply func(error)) {
 	}
 	if !c.settled() {
 		c.post(func() { p.windUp(reply) })
+		return
+	}
+	if !c.needsCheckpoint() {
+		p.stop = true
+		reply(nil)
 		return
 	}
 	c.startCheckpoint()

@@ -94,8 +94,10 @@ var scripts = []script{
 		return all(
 			func() error { return h.create("c", 30) },
 			func() error { return h.put(h.vol("c"), 7, 5) }, h.wholeCG, h.settle, h.checkpoint,
-			func() error { return h.remove(h.vol("c")) }, h.wholeCG, h.settle, h.checkpoint,
-			func() error { return h.create("c", 10) }, h.checkpoint, // two pairs were given up and are in use again
+			func() error { return h.remove(h.vol("c")) },
+			// The pair of c's page is not for d: the newest root names it until the next one is durable.
+			func() error { return h.create("d", 10) }, func() error { return h.put(h.vol("d"), 0, 5) }, h.wholeCG, h.settle, h.checkpoint,
+			func() error { return h.create("c", 10) }, h.checkpoint,
 			func() error { return h.put(h.vol("c"), 0, 5) }, h.wholeCG)
 	}},
 	{name: "fence", prepare: linked, act: func(h *history) error { return all(h.fence, h.release, h.fence, h.checkpoint, h.fence) }},

@@ -117,8 +117,10 @@ func (c *crashes) powerFails(h *history, devs *ringtest.Devices) error {
 		return err
 	}
 	if len(rep.Damage) > 0 {
-		if h.formatted {
-			return fmt.Errorf("check: %+v", rep.Damage)
+		for _, d := range rep.Damage {
+			if h.formatted || d.Structure != "superblock" && d.Structure != "pool" { // format leads to a whole pool, or to none
+				return fmt.Errorf("check: %+v", rep.Damage)
+			}
 		}
 		return formatAgain(devs)
 	}

@@ -277,7 +277,17 @@ func (p *Pool) retire(r prange, cause error) {
 	}
 	p.ctl.post(func() {
 		p.retired = append(p.retired, r)
-		// A failed journal has stopped the pool already: there is nothing more to do about it here.
-		p.ctl.journal.commit(func(error) {}, record{kind: recRetired, first: r.first, blocks: r.n})
+		p.ctl.recordRetired(r)
 	})
+}
+
+// recordRetired makes it durable that a range is bad. Where a CG holds the journal there is no room for that: the catalog of the next
+// checkpoint has it, and a restart before that would find the range bad once more, and free.
+func (c *control) recordRetired(r prange) {
+	if !c.journal.admits(recRetired, false) {
+		c.relieveJournal()
+		return
+	}
+	// A failed journal has stopped the pool already: there is nothing more to do about it here.
+	c.journal.commit(func(error) {}, record{kind: recRetired, first: r.first, blocks: r.n})
 }

@@ -259,6 +259,7 @@ func (r *recovery) readRoot(at uint64) (*root, error) {
 		return nil, fmt.Errorf("body checksum %016x, stored %016x", got, sum)
 	}
 	root.image = append(image, body...)
+	root.bodySum = sum
 	return root, root.decodeBody(body[:n])
 }
 
@@ -302,7 +303,7 @@ func (r *recovery) addVolume(group, id uint32, name string, size uint64) error {
 
 func (r *recovery) loadPages() error {
 	k, z, dir := &r.p.ctl.ckpt, &r.p.sb.zones, r.root.directory
-	k.number, k.used = r.root.checkpoint, uint32(len(dir))
+	k.number, k.newest, k.used = r.root.checkpoint, rootMark{r.root.tail, r.root.bodySum}, uint32(len(dir))
 	var err error
 	if k.directory, err = mapSlice[uint64](z.tablePairs); err != nil {
 		return err

@@ -30,6 +30,7 @@ type root struct {
 	volumes    []catalogVolume
 	retired    []prange
 	directory  []uint64
+	bodySum    uint64 // checksum of the body, once it was written or read
 	image      []byte // the slot as it was read, for stage G of a recovery
 }
 

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"math/bits"
+	"slices"
 	"sync/atomic"
 )
 
@@ -52,12 +53,15 @@ func (t *table) set(b VBlock, e entry) {
 	t.dirty[page/64] |= 1 << (page % 64)
 }
 
+// isDirty says whether an entry was set since the newest checkpoint began.
+func (t *table) isDirty() bool {
+	return slices.ContainsFunc(t.dirty, func(w uint64) bool { return w != 0 })
+}
+
 // used says whether an entry was ever set.
 func (t *table) used() bool {
-	for _, w := range t.dirty {
-		if w != 0 {
-			return true
-		}
+	if t.isDirty() {
+		return true
 	}
 	for _, p := range t.pair {
 		if p != 0 {

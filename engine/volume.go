@@ -143,15 +143,20 @@ func (p *Pool) CreateVolume(ctx context.Context, group, name string, size uint64
 		return nil, err
 	}
 	made := make(chan *Volume, 1)
+	var id uint32
 	err = p.call(ctx, func(reply func(error)) {
 		var failed error
 		g.do(groupOp{
 			decide: func() (*record, error) {
+				if known, err := p.Group(group); err != nil || known != g {
+					return nil, fmt.Errorf("group %q: %w: it could not be made", group, ErrUnknown)
+				}
 				if _, err := g.Volume(name); err == nil {
 					return nil, fmt.Errorf("volume %q of group %q: %w: it exists", name, group, ErrState)
 				}
 				p.nextVolume++
-				return &record{kind: recVolume, volume: p.nextVolume, size: size, name: name}, nil
+				id = p.nextVolume
+				return &record{kind: recVolume, volume: id, size: size, name: name}, nil
 			},
 			applied: func(r *record) {
 				var v *Volume
@@ -159,7 +164,12 @@ func (p *Pool) CreateVolume(ctx context.Context, group, name string, size uint64
 					made <- v
 				}
 			},
-			reply: func(e error) { reply(errors.Join(e, failed)) },
+			reply: func(e error) {
+				if e != nil && id == p.nextVolume { // refused: the number was not used
+					p.nextVolume--
+				}
+				reply(errors.Join(e, failed))
+			},
 		})
 	})
 	if err != nil {
@@ -180,13 +190,29 @@ func (p *Pool) ensureGroup(ctx context.Context, name string) (*Group, error) {
 		g.do(groupOp{
 			decide:  func() (*record, error) { return &record{kind: recGroup, name: name}, nil },
 			applied: func(*record) {},
-			reply:   reply,
+			reply: func(err error) {
+				if err != nil {
+					p.removeGroup(g)
+				}
+				reply(err)
+			},
 		})
 	})
 	if err != nil {
 		return nil, err
 	}
 	return p.Group(name)
+}
+
+// removeGroup takes back a group of which no record was written: a volume of it could not be replayed.
+func (p *Pool) removeGroup(g *Group) {
+	if p.nextGroup == g.id {
+		p.nextGroup--
+	}
+	p.groups = slices.DeleteFunc(p.groups, func(x *Group) bool { return x == g })
+	p.mu.Lock()
+	delete(p.byName, g.name)
+	p.mu.Unlock()
 }
 
 func (p *Pool) addGroup(id uint32, name string) *Group {
