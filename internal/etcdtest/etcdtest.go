@@ -13,11 +13,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
-	"syscall"
 	"testing"
 
+	"github.com/farside-storage/farside/internal/proc"
 	"github.com/farside-storage/farside/internal/testtool"
 )
 
@@ -96,8 +95,7 @@ func (m *Member) Start() {
 	defer log.Close() // the child has its own
 	m.cmd = exec.Command(m.program, m.args...)
 	m.cmd.Stdout, m.cmd.Stderr = log, log
-	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := spawn(m.cmd); err != nil {
+	if err := proc.Start(m.cmd); err != nil {
 		m.t.Fatal(err)
 	}
 }
@@ -110,38 +108,6 @@ func (m *Member) Kill() {
 	}
 	_ = m.cmd.Wait() // it was killed, and says so
 	m.cmd = nil
-}
-
-// Freeze stops a member where it is: its connections stay, and nothing comes over them. Thaw or Kill it.
-func (m *Member) Freeze() { m.signal(syscall.SIGSTOP) }
-
-// Thaw lets a frozen member go on.
-func (m *Member) Thaw() { m.signal(syscall.SIGCONT) }
-
-func (m *Member) signal(s syscall.Signal) {
-	m.t.Helper()
-	if err := m.cmd.Process.Signal(s); err != nil {
-		m.t.Error(err)
-	}
-}
-
-var spawning = make(chan func())
-
-// The kernel kills a child with Pdeathsig when the thread that made it ends: one goroutine makes all children and keeps its
-// thread.
-func init() {
-	go func() {
-		runtime.LockOSThread()
-		for f := range spawning {
-			f()
-		}
-	}()
-}
-
-func spawn(cmd *exec.Cmd) error {
-	started := make(chan error)
-	spawning <- func() { started <- cmd.Start() }
-	return <-started
 }
 
 // freePorts returns addresses on loopback that nobody listens on now. They lie below the range from which the kernel
