@@ -186,14 +186,14 @@ func TestSilentPeers(t *testing.T) {
 		f.frozen.freeze()
 		f.notice()
 		c.awaitSilent(f.frozen, from)
-		noticed(t, f.frozen.name+" stood still, by all", cut)
+		noticed(t, f.frozen.Name+" stood still, by all", cut)
 		c.awaitWritesTo(c.p2, 50)
 		if f.frozen != c.p1 { // whose hosts can only wait
 			c.awaitWrites(50)
 		}
 		thawed := time.Now()
 		f.frozen.thaw()
-		t.Logf("%s stood still: CG %d followed", f.frozen.name, c.awaitCutAfter(thawed))
+		t.Logf("%s stood still: CG %d followed", f.frozen.Name, c.awaitCutAfter(thawed))
 	}
 	c.finish()
 }
@@ -202,8 +202,8 @@ func TestSilentPeers(t *testing.T) {
 func (c *site) awaitSilent(frozen *role, from map[*role]int) {
 	c.t.Helper()
 	for _, r := range []*role{c.m, c.p1, c.p2, c.s1, c.s2} {
-		if r != frozen && r.kind != frozen.kind {
-			r.awaitLog(from[r], fmt.Sprintf("nothing from %s \\\"%s\\\" %s", frozen.kind, frozen.name, silent))
+		if r != frozen && r.Kind != frozen.Kind {
+			r.awaitLog(from[r], fmt.Sprintf("nothing from %s \\\"%s\\\" %s", frozen.Kind, frozen.Name, silent))
 		}
 	}
 }

@@ -1,24 +1,22 @@
 package nettest_test
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/farside-storage/farside/internal/nettest"
+	"github.com/farside-storage/farside/internal/proc"
 	"github.com/farside-storage/farside/wire"
 )
 
@@ -91,129 +89,86 @@ func await(t testing.TB, what string, ok func() error) {
 
 // role is a process on a host of its own.
 type role struct {
+	proc.Role
 	t    testing.TB
-	kind string
-	name string
-	dir  string
 	host *nettest.Host
-	cmd  *exec.Cmd     // nil: does not run
-	done chan struct{} // closed when it has ended
+}
+
+func newRole(t testing.TB, kind, name, dir string, host *nettest.Host) *role {
+	t.Helper()
+	program, err := farside()
+	check(t, err)
+	return &role{proc.Role{Name: name, Kind: kind, Dir: dir, Farside: []string{program}, Begin: host.Start}, t, host}
 }
 
 const port = "7400" // of every role
 
 func (r *role) address() string { return r.host.IP + ":" + port }
 
-func (r *role) path(kind string) string { return filepath.Join(r.dir, r.name+"."+kind) }
+func (r *role) path(kind string) string { return filepath.Join(r.Dir, r.Name+"."+kind) }
 
 // start runs the role until the test ends.
 func (r *role) start() {
 	r.t.Helper()
-	program, err := farside()
-	check(r.t, err)
-	log, err := os.OpenFile(r.path("log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	check(r.t, err)
-	defer log.Close()
-	r.cmd = exec.Command(program, r.kind, "--config", r.path("toml"))
-	r.cmd.Stdout, r.cmd.Stderr = log, log
-	check(r.t, r.host.Start(r.cmd))
-	r.done = make(chan struct{})
-	go func(cmd *exec.Cmd, done chan struct{}) {
-		_ = cmd.Wait() // a role that ends by itself is noticed by those who ask it
-		close(done)
-	}(r.cmd, r.done)
+	check(r.t, r.Launch())
 }
 
 // end kills the process and shows its log if the test failed.
 func (r *role) end() {
-	if r.cmd != nil {
+	if r.Running() {
 		r.kill()
 	}
 	if r.t.Failed() {
-		r.t.Logf("log of %s:\n%s", r.name, tail(r.log(0), 4000))
+		r.t.Logf("log of %s:\n%s", r.Name, r.LogEnd(4000))
 	}
 }
 
-func tail(b []byte, n int) []byte { return b[max(0, len(b)-n):] }
-
+// kill ends the process; one that has ended by itself is an error of the test.
 func (r *role) kill() {
-	_ = r.cmd.Process.Kill() // it may have ended
-	<-r.done
-	r.cmd = nil
+	r.t.Helper()
+	if err := r.Kill(); err != nil {
+		r.t.Error(err)
+	}
 }
 
 func (r *role) freeze() {
 	r.t.Helper()
-	check(r.t, r.cmd.Process.Signal(syscall.SIGSTOP))
+	check(r.t, r.Pause(r.t.Context()))
 }
 
 func (r *role) thaw() {
 	r.t.Helper()
-	check(r.t, r.cmd.Process.Signal(syscall.SIGCONT))
+	check(r.t, r.Resume())
 }
 
-// log is what the role logged, from an offset on, without the clients of NBD that come and go all the time.
-func (r *role) log(from int) (text []byte) {
-	b, err := os.ReadFile(r.path("log"))
-	if err != nil {
-		return []byte(err.Error())
-	}
-	for line := range bytes.Lines(b) {
-		if !bytes.Contains(line, []byte("nbd: client")) {
-			text = append(text, line...)
-		}
-	}
+// log is what the role logged, from an offset on.
+func (r *role) log(from int) string {
+	text := r.LogEnd(math.MaxInt)
 	return text[min(from, len(text)):]
 }
 
-// awaitLog waits until a line that the role logs from an offset on has all the words.
-func (r *role) awaitLog(from int, words ...string) {
+// awaitLog waits until a line that the role logs from an offset on has the words.
+func (r *role) awaitLog(from int, words string) {
 	r.t.Helper()
-	await(r.t, fmt.Sprintf("%q in the log of %s", words, r.name), func() error {
-		for line := range bytes.Lines(r.log(from)) {
-			has := true
-			for _, w := range words {
-				has = has && bytes.Contains(line, []byte(w))
-			}
-			if has {
-				return nil
-			}
+	await(r.t, fmt.Sprintf("%q in the log of %s", words, r.Name), func() error {
+		if !strings.Contains(r.log(from), words) {
+			return fmt.Errorf("it ends with\n%s", r.LogEnd(2000))
 		}
-		return fmt.Errorf("it has\n%s", tail(r.log(from), 2000))
+		return nil
 	})
 }
 
 // status asks the role for its state, from its own host.
 func (r *role) status(into any) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
 	var c *wire.Conn
 	var err error
-	r.host.Do(func() { c, err = wire.Dial(context.Background(), r.address(), wire.Options{}) })
+	r.host.Do(func() { c, err = wire.Dial(ctx, r.address(), wire.Options{}) })
 	if err != nil {
 		return err
 	}
-	return errors.Join(ask(c, into), c.Close())
-}
-
-func ask(c *wire.Conn, into any) error {
-	if _, err := c.Handshake(wire.Hello{Role: wire.RoleTool, Node: "nettest"}); err != nil {
-		return err
-	}
-	if err := c.WriteMessage(&wire.Status{}); err != nil {
-		return err
-	}
-	h, body, err := c.Next()
-	if err != nil {
-		return err
-	}
-	m, err := wire.Decode(h.Type, body)
-	if err != nil {
-		return err
-	}
-	reply, ok := m.(*wire.StatusReply)
-	if !ok {
-		return fmt.Errorf("answered with %v", h.Type)
-	}
-	return json.Unmarshal(reply.JSON, into)
+	return proc.Ask(ctx, c, into)
 }
 
 // folder makes a folder for files and sockets, in memory where that can be.

@@ -53,7 +53,7 @@ func newSite(t testing.TB, settings ...string) *site {
 		at         **role
 		kind, name string
 	}{{&c.m, "manager", "m1"}, {&c.p1, "primary", "p1"}, {&c.p2, "primary", "p2"}, {&c.s1, "secondary", "s1"}, {&c.s2, "secondary", "s2"}} {
-		*r.at = &role{t: t, kind: r.kind, name: r.name, dir: c.dir, host: c.net.Host(r.name)}
+		*r.at = newRole(t, r.kind, r.name, c.dir, c.net.Host(r.name))
 	}
 	for i := range 4 {
 		p, s := []*role{c.p1, c.p2}[i/2], []*role{c.s1, c.s2}[i%2]
@@ -76,7 +76,7 @@ func (c *site) configure(settings string) {
 	program, err := farside()
 	check(c.t, err)
 	for i, s := range c.secondaries() {
-		out, err := exec.Command(program, "format", "--device", s.path("pool"), "--pool", s.name, "--create", fmt.Sprint(poolSize)).CombinedOutput()
+		out, err := exec.Command(program, "format", "--device", s.path("pool"), "--pool", s.Name, "--create", fmt.Sprint(poolSize)).CombinedOutput()
 		if err != nil {
 			c.t.Fatalf("format: %v\n%s", err, out)
 		}
@@ -101,7 +101,7 @@ func (c *site) configure(settings string) {
 func (c *site) write(r *role, text string) {
 	c.t.Helper()
 	check(c.t, os.Mkdir(r.path("state"), 0o700))
-	text = fmt.Sprintf("[node]\nname = %q\nlisten = %q\nstate_dir = %q\n\n", r.name, r.address(), r.path("state")) + text
+	text = fmt.Sprintf("[node]\nname = %q\nlisten = %q\nstate_dir = %q\n\n", r.Name, r.address(), r.path("state")) + text
 	check(c.t, os.WriteFile(r.path("toml"), []byte(text), 0o600))
 }
 
@@ -180,7 +180,7 @@ func (c *site) awaitWritesTo(p *role, n uint64) {
 		v = 2
 	}
 	want := c.writers.Random(v) + n
-	await(c.t, "answers to the hosts of "+p.name, func() error {
+	await(c.t, "answers to the hosts of "+p.Name, func() error {
 		if now := c.writers.Random(v); now < want {
 			return fmt.Errorf("%d answers, want %d", now, want)
 		}
@@ -195,14 +195,14 @@ func (c *site) state(s *role) (target.GroupStatus, error) {
 		return target.GroupStatus{}, err
 	}
 	if len(st.Groups) != 1 || st.Groups[0].Error != "" {
-		return target.GroupStatus{}, fmt.Errorf("%s reports %+v", s.name, st.Groups)
+		return target.GroupStatus{}, fmt.Errorf("%s reports %+v", s.Name, st.Groups)
 	}
 	return st.Groups[0], nil
 }
 
 func (c *site) awaitState(s *role, what string, ok func(target.GroupStatus) bool) (g target.GroupStatus) {
 	c.t.Helper()
-	await(c.t, s.name+": "+what, func() (err error) {
+	await(c.t, s.Name+": "+what, func() (err error) {
 		if g, err = c.state(s); err == nil && !ok(g) {
 			err = fmt.Errorf("it shows %+v", g)
 		}
@@ -214,7 +214,7 @@ func (c *site) awaitState(s *role, what string, ok func(target.GroupStatus) bool
 // awaitLostBy waits until the manager has no connection with a control any more, and says why.
 func (c *site) awaitLostBy(control *role) (why string) {
 	c.t.Helper()
-	c.awaitGroup("the manager to notice "+control.name, func(s manager.Status) bool {
+	c.awaitGroup("the manager to notice "+control.Name, func(s manager.Status) bool {
 		for _, k := range s.Controls {
 			if k.Name == control.address() {
 				why = k.Error
@@ -229,7 +229,7 @@ func (c *site) awaitLostBy(control *role) (why string) {
 // awaitDetached waits until a primary has no stream to a secondary any more, and says why.
 func (c *site) awaitDetached(p, s *role) (why string) {
 	c.t.Helper()
-	await(c.t, p.name+" to notice "+s.name, func() error {
+	await(c.t, p.Name+" to notice "+s.Name, func() error {
 		var st primary.Status
 		if err := p.status(&st); err != nil {
 			return err
@@ -248,13 +248,13 @@ func (c *site) awaitDetached(p, s *role) (why string) {
 // awaitLeftBy waits until a secondary has no connection with a primary any more, and says why.
 func (c *site) awaitLeftBy(s, p *role) {
 	c.t.Helper()
-	await(c.t, s.name+" to notice "+p.name, func() error {
+	await(c.t, s.Name+" to notice "+p.Name, func() error {
 		var st target.Status
 		if err := s.status(&st); err != nil {
 			return err
 		}
 		for _, k := range st.Sessions {
-			if k.Peer == p.name {
+			if k.Peer == p.Name {
 				return fmt.Errorf("it shows %+v", k)
 			}
 		}
@@ -387,7 +387,7 @@ func (c *site) visited(seen int, cg uint64, one *role, linked bool) {
 			reverted = reverted || e.Kind == manager.EntryReverted
 		}
 		if !said || !reverted {
-			c.t.Errorf("CG %d at %s: visited %v, reverted %v; %s had linked it: %v; the audit log has %+v", cg, s.name, said, reverted, one.name, linked, entries)
+			c.t.Errorf("CG %d at %s: visited %v, reverted %v; %s had linked it: %v; the audit log has %+v", cg, s.Name, said, reverted, one.Name, linked, entries)
 		}
 	}
 }

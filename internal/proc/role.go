@@ -24,6 +24,8 @@ type Role struct {
 	Farside []string
 	// LargestFile bounds the files that it may make, in bytes; 0: no limit.
 	LargestFile uint64
+	// Begin starts the program where it is to run, with Pdeathsig; nil: Start.
+	Begin func(*exec.Cmd) error
 
 	cmd   *exec.Cmd     // nil: does not run
 	ended chan struct{} // closed when it has ended
@@ -55,7 +57,11 @@ func (r *Role) Launch() (err error) {
 	cmd := exec.Command(r.Farside[0], append(r.Farside[1:len(r.Farside):len(r.Farside)], r.Kind, "--config", r.Config())...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // ^C is for this process, which then ends its children in order
-	if err := Start(cmd); err != nil {
+	begin := Start
+	if r.Begin != nil {
+		begin = r.Begin
+	}
+	if err := begin(cmd); err != nil {
 		return fmt.Errorf("start %s: %w", r.Name, err)
 	}
 	r.cmd, r.ended = cmd, make(chan struct{})

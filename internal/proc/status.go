@@ -23,11 +23,16 @@ func (r *Role) Status(ctx context.Context, into any) error {
 	return nil
 }
 
-func status(ctx context.Context, address string, into any) (err error) {
+func status(ctx context.Context, address string, into any) error {
 	c, err := wire.Dial(ctx, address, wire.Options{IdleTimeout: statusTime})
 	if err != nil {
 		return err
 	}
+	return Ask(ctx, c, into)
+}
+
+// Ask asks whoever is at the other end of a new connection for its state, a JSON document, and closes the connection.
+func Ask(ctx context.Context, c *wire.Conn, into any) (err error) {
 	stop := context.AfterFunc(ctx, func() { _ = c.Close() }) // ends reading
 	defer func() {
 		if stop() {
