@@ -85,6 +85,9 @@ func Check(devs ring.Devices, o CheckOptions) (*CheckReport, error) {
 	err := offline(devs, func(r *recovery) error {
 		rep = &CheckReport{Repairable: []Finding{}, Damage: []Finding{}}
 		err := r.load()
+		if errors.Is(err, ErrUnknownFormat) {
+			return err
+		}
 		for _, e := range r.p.repairs {
 			rep.Repairable = append(rep.Repairable, finding(e))
 		}
@@ -98,7 +101,10 @@ func Check(devs ring.Devices, o CheckOptions) (*CheckReport, error) {
 		}
 		return rep.scan(r, o.Progress)
 	})
-	return rep, err
+	if err != nil {
+		return nil, err
+	}
+	return rep, nil
 }
 
 // offline runs f on a pool that is not opened for use: nothing is written.

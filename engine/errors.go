@@ -21,6 +21,8 @@ var (
 	ErrUnknown = errors.New("unknown")
 	// ErrClosed: the pool or writer was closed.
 	ErrClosed = errors.New("closed")
+	// ErrUnknownFormat: the pool has a format version or features that this program does not know. It is not damaged.
+	ErrUnknownFormat = errors.New("the pool is not damaged, but was written by another version of farside; use that one, or a newer one")
 	// ErrFailed: the journal or a flush failed, so that nothing is acknowledged until
 	// the pool is opened again.
 	ErrFailed = errors.New("pool stopped acknowledging")

@@ -133,10 +133,10 @@ func decodeSuperblock(b []byte, copyIndex int) (*superblock, error) {
 		*v = d.u64("zone")
 	}
 	if s.version != FormatVersion {
-		return nil, fmt.Errorf("format version %d; this program knows version %d only", s.version, FormatVersion)
+		return nil, fmt.Errorf("format version %d, this program knows version %d only: %w", s.version, FormatVersion, ErrUnknownFormat)
 	}
 	if f := s.features &^ knownFeatures; f != 0 {
-		return nil, fmt.Errorf("feature flags %#x are not known to this program; use a newer one", f)
+		return nil, fmt.Errorf("feature flags %#x are not known to this program: %w", f, ErrUnknownFormat)
 	}
 	if blockSize != BlockSize || n == 0 || n > MaxDevices || s.index >= n || at != uint32(copyIndex) {
 		return nil, fmt.Errorf("copy %d of device %d of %d with %d-byte blocks, found at copy %d", at, s.index, n, blockSize, copyIndex)
@@ -190,8 +190,8 @@ func (s *superblock) validate() error {
 	return nil
 }
 
-// chooseSuperblock picks the newest superblock of which a quorum of copies is readable. notes
-// name the damaged copies.
+// chooseSuperblock picks the newest superblock of which a quorum of copies is readable. damaged are the copies to be
+// repaired. A single sound copy of an unknown format is enough to refuse the device.
 func chooseSuperblock(path string, copies [superblockCopies][]byte) (s *superblock, damaged []int, err error) {
 	votes := map[uint64]int{}
 	var found []*superblock
@@ -199,6 +199,9 @@ func chooseSuperblock(path string, copies [superblockCopies][]byte) (s *superblo
 	blank := 0
 	for i, b := range copies {
 		c, err := decodeSuperblock(b, i)
+		if errors.Is(err, ErrUnknownFormat) { // a program that knows better was here: nothing may be repaired
+			return nil, nil, fmt.Errorf("%s: superblock copy %d: %w", path, i, err)
+		}
 		if err != nil {
 			damaged = append(damaged, i)
 			if errors.Is(err, errNoSuperblock) {

@@ -2,7 +2,9 @@ package engine
 
 import (
 	"bytes"
+	"errors"
 	"math"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -154,6 +156,49 @@ func TestChooseSuperblock(t *testing.T) {
 		got, damaged, err := chooseSuperblock("disk", copies)
 		if (err == nil) != (c.want > 0) || err == nil && (got.sequence != c.want) || len(damaged) != c.damaged {
 			t.Errorf("%v: got %+v, damaged %v, %v", c.sequences, got, damaged, err)
+		}
+	}
+}
+
+// TestUnknownFormatIsRefused: a pool of another version, or with features that are not known, is refused with a message that says so. It is not
+// called damaged, and nothing is written to it, even when only one copy is of that version.
+func TestUnknownFormatIsRefused(t *testing.T) {
+	for _, c := range []struct {
+		what   string
+		spoil  func(b []byte)
+		copies []uint64
+		want   string
+	}{
+		{"version 2", func(b []byte) { le.PutUint32(b[8:], 2) }, []uint64{0, 1, 2, 3}, "superblock copy 0: format version 2, this program knows version 1 only: "},
+		{"version 0", func(b []byte) { le.PutUint32(b[8:], 0) }, []uint64{0, 1, 2, 3}, "superblock copy 0: format version 0, "},
+		{"a feature", func(b []byte) { b[23] = 0x80 }, []uint64{0, 1, 2, 3}, "superblock copy 0: feature flags 0x8000000000000000 are not known to this program: "},
+		{"half a conversion", func(b []byte) { le.PutUint32(b[8:], 2) }, []uint64{2, 3}, "superblock copy 2: format version 2, "},
+		{"one copy", func(b []byte) { le.PutUint32(b[8:], 2) }, []uint64{3}, "superblock copy 3: format version 2, "},
+	} {
+		devs := historyDevices(64)
+		if _, err := Format(devs, historyFormat()); err != nil {
+			t.Fatal(err)
+		}
+		for _, i := range c.copies {
+			b := make([]byte, BlockSize)
+			devs.ReadAt(0, b, blocksToBytes(i*superblockStride))
+			c.spoil(b)
+			le.PutUint64(b[BlockSize-8:], Sum(b[:BlockSize-8]))
+			devs.WriteAt(0, b, blocksToBytes(i*superblockStride))
+		}
+		devs = devs.Reopen()
+		before := devs.Digest()
+		_, openErr := Open(devs, Options{Manual: true})
+		_, checkErr := Check(devs, CheckOptions{})
+		dumpErr := Dump(devs, DumpSections(), func(Line) error { return nil })
+		for what, err := range map[string]error{"open": openErr, "check": checkErr, "dump": dumpErr} {
+			var ce *CorruptionError
+			if !errors.Is(err, ErrUnknownFormat) || errors.As(err, &ce) || !strings.HasPrefix(err.Error(), "sim0: "+c.want) {
+				t.Errorf("%s, %s: %v", c.what, what, err)
+			}
+		}
+		if devs.Digest() != before || !devs.Unchanged() {
+			t.Errorf("%s: something was written", c.what)
 		}
 	}
 }
