@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/farside-storage/farside/internal/proc"
@@ -108,6 +109,19 @@ func (m *Member) Kill() {
 	}
 	_ = m.cmd.Wait() // it was killed, and says so
 	m.cmd = nil
+}
+
+// Freeze stops a member where it is: its connections stay, and nothing comes over them. Thaw or Kill it.
+func (m *Member) Freeze() { m.signal(syscall.SIGSTOP) }
+
+// Thaw lets a frozen member go on.
+func (m *Member) Thaw() { m.signal(syscall.SIGCONT) }
+
+func (m *Member) signal(s syscall.Signal) {
+	m.t.Helper()
+	if err := m.cmd.Process.Signal(s); err != nil {
+		m.t.Error(err)
+	}
 }
 
 // freePorts returns addresses on loopback that nobody listens on now. They lie below the range from which the kernel
