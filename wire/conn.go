@@ -7,6 +7,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -19,6 +20,10 @@ type Options struct {
 	// is heard of may take its time: it pushes back because its pool is full, or the network is slow. Default 3 s.
 	WriteTimeout time.Duration
 }
+
+// unacknowledged is how long what was sent may wait for the peer's kernel. It is longer than IdleTimeout, so that who reads
+// notices silence first, and says that.
+func (o Options) unacknowledged() time.Duration { return o.IdleTimeout * 5 / 4 }
 
 // pingPeriod is the longest time between looks of the keepalive: a peer with an IdleTimeout of a second or more hears
 // of this side often enough, whatever this side's own is.
@@ -42,10 +47,9 @@ func (o Options) withDefaults() Options {
 // never silent for longer than half of IdleTimeout, however busy its reader is. The reader itself
 // never writes: two peers that both wait to write would otherwise wait for each other.
 //
-// A side that does not read for long (a secondary whose pool is full) notices by itself no silence. The side that
-// listens therefore has the kernel end a TCP connection on which nothing that it sent, pings included, is acknowledged for
-// IdleTimeout. The side that dials always reads, and must not have that: the kernel would take a peer that pushes
-// back for one that is gone.
+// A side that does not read for long (a secondary whose pool is full) notices no silence, and neither does one whose words alone get lost.
+// So the kernel ends a TCP connection on which nothing that was sent, pings included, is acknowledged for a little longer
+// than IdleTimeout. Not that of a primary to a secondary: the kernel would take a peer that pushes back for one that is gone.
 type Conn struct {
 	nc       net.Conn
 	options  Options
@@ -109,8 +113,12 @@ func (c *impatient) Read(p []byte) (int, error) {
 	if n > 0 {
 		c.heard.Store(int64(time.Since(c.made)))
 	}
-	if err != nil && errors.Is(err, os.ErrDeadlineExceeded) {
+	switch {
+	case err == nil:
+	case errors.Is(err, os.ErrDeadlineExceeded):
 		err = fmt.Errorf("nothing from %s for %v: %w (%w)", (*Conn)(c).name(), c.options.IdleTimeout, ErrSilent, err)
+	case errors.Is(err, syscall.ETIMEDOUT):
+		err = fmt.Errorf("nothing acknowledged by %s for %v: %w (%w)", (*Conn)(c).name(), c.options.unacknowledged(), ErrSilent, err)
 	}
 	return n, err
 }

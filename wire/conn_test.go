@@ -606,27 +606,37 @@ func TestUnequalTimeouts(t *testing.T) {
 	})
 }
 
-// TestUnacknowledgedIsBounded: the kernel ends what a listener accepted when nothing is acknowledged, and not what was dialed: there a
+// TestUnacknowledgedIsBounded: the kernel ends connections on which nothing is acknowledged, but for what a primary dialed: there a
 // peer that pushes back would be taken for one that is gone.
 func TestUnacknowledgedIsBounded(t *testing.T) {
-	p, s := openPair(t)
-	for _, side := range []struct {
-		c    *Conn
-		want int
-	}{{s, 3000}, {p, 0}} {
-		raw, err := side.c.nc.(*net.TCPConn).SyscallConn()
-		if err != nil {
-			t.Fatal(err)
+	for _, c := range []struct {
+		dialer Hello
+		dialed int // ms
+	}{{primaryHello, 0}, {Hello{Role: RoleManager, Node: "m"}, 3750}, {Hello{Role: RoleTool, Node: "t"}, 3750}} {
+		d, l := tcpPair(t)
+		if dialed, answered := shake(d, l, c.dialer, secondaryHello, nil); dialed != nil || answered != nil {
+			t.Fatal(dialed, answered)
 		}
-		err = raw.Control(func(fd uintptr) {
-			if ms, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT); err != nil || ms != side.want {
-				t.Errorf("%v: TCP_USER_TIMEOUT %d ms, %v; want %d", side.c.own.Role, ms, err, side.want)
-			}
-		})
-		if err != nil {
-			t.Error(err)
+		if got := userTimeout(t, d); got != c.dialed {
+			t.Errorf("%v dialed: TCP_USER_TIMEOUT %d ms, want %d", c.dialer.Role, got, c.dialed)
+		}
+		if got := userTimeout(t, l); got != 3750 {
+			t.Errorf("accepted from %v: TCP_USER_TIMEOUT %d ms", c.dialer.Role, got)
 		}
 	}
+}
+
+func userTimeout(t *testing.T, c *Conn) (ms int) {
+	t.Helper()
+	raw, err := c.nc.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cerr := raw.Control(func(fd uintptr) { ms, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT) })
+	if err := errors.Join(err, cerr); err != nil {
+		t.Fatal(err)
+	}
+	return ms
 }
 
 // Close frees every goroutine that waits, and leaves none behind (synctest would not end).

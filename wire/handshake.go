@@ -20,6 +20,11 @@ func (c *Conn) Handshake(own Hello) (peer Hello, err error) {
 	if !mayDial(own.Role, peer.Role) {
 		return Hello{}, c.abandon(fmt.Errorf("wire: %w: a %v has nothing to say to a %v; dialed the wrong address?", ErrRefused, own.Role, peer.Role))
 	}
+	if own.Role != RolePrimary { // a secondary may push back: see Conn
+		if err := boundUnacknowledged(c.nc, c.options.unacknowledged()); err != nil {
+			return Hello{}, c.abandon(err)
+		}
+	}
 	c.open(peer)
 	return peer, nil
 }
@@ -39,7 +44,7 @@ func (c *Conn) Answer(own Hello, admit func(peer Hello) error) (peer Hello, err 
 	if err != nil {
 		return Hello{}, c.abandon(err)
 	}
-	if err := errors.Join(boundUnacknowledged(c.nc, c.options.IdleTimeout), c.w.WriteMessage(&own)); err != nil {
+	if err := errors.Join(boundUnacknowledged(c.nc, c.options.unacknowledged()), c.w.WriteMessage(&own)); err != nil {
 		return Hello{}, errors.Join(err, c.Close())
 	}
 	c.open(peer)
