@@ -111,11 +111,11 @@ func (w *Writer) pushTail(buf *writeBuffer) error {
 	return nil
 }
 
-// reap takes completions in, waiting for at least least.
+// reap takes completions in, waiting for at least least. An error is the writer's end.
 func (w *Writer) reap(least int) error {
 	n, err := w.queue.Reap(w.reaped, least)
 	if err != nil {
-		return fmt.Errorf("writer: %w", err)
+		w.lastErr = errors.Join(w.lastErr, fmt.Errorf("writer: %w", err))
 	}
 	w.reaping = true
 	defer func() { w.reaping = false }()
@@ -124,16 +124,16 @@ func (w *Writer) reap(least int) error {
 		w.freeTag = append(w.freeTag, uint32(c.Tag))
 		f.buf.flights--
 		if c.Err != nil {
-			if err := w.placeAgain(f, c.Err); err != nil {
-				return err
-			}
+			w.writeFailed(f, c.Err)
+		} else {
+			w.strikes = 0
 		}
 		if err := w.retireBuffer(f.buf); err != nil {
-			return err
+			w.lastErr = errors.Join(w.lastErr, err)
 		}
 	}
 	w.pushAgain()
-	return nil
+	return w.lastErr
 }
 
 // retireBuffer makes a buffer free that is full and written.
@@ -168,56 +168,6 @@ func (w *Writer) releaseDead() error {
 	return nil
 }
 
-// placeAgain handles a failed write: the range is retired and its blocks are put elsewhere.
-func (w *Writer) placeAgain(f writeFlight, cause error) error {
-	buf := f.buf
-	w.pool.retire(prange{buf.at[f.from], uint64(f.to - f.from)}, cause)
-	w.stats.Retired += uint64(f.to - f.from)
-	run := writeFlight{buf: buf, from: f.from, to: f.from}
-	for i := f.from; i < f.to; i++ {
-		bad, o := buf.at[i], buf.owner[i]
-		w.dead = deleteDead(w.dead, bad)
-		if e := o.table.at(o.pos); e.block != bad {
-			w.again(run) // superseded meanwhile
-			run.from, run.to = i+1, i+1
-			continue
-		}
-		if w.runLeft == 0 {
-			if err := w.refill(); err != nil {
-				w.lastErr = fmt.Errorf("after a write error (%w) there is no other place: %w", cause, err)
-				return w.lastErr
-			}
-		}
-		p := w.run
-		w.run++
-		w.runLeft--
-		if run.to > run.from && buf.at[i-1]+1 != p {
-			w.again(run)
-			run.from = i
-		}
-		o.table.at(o.pos).block = p
-		buf.at[i] = p
-		run.to = i + 1
-	}
-	w.again(run)
-	return nil
-}
-
-// again queues a run for another write, to its new place.
-func (w *Writer) again(f writeFlight) {
-	if f.from < f.to {
-		f.buf.flights++
-		w.retries = append(w.retries, f)
-	}
-}
-
-// pushAgain pushes as many of the queued runs as there is room for.
-func (w *Writer) pushAgain() {
-	for len(w.retries) > 0 && len(w.freeTag) > 0 && w.push(w.retries[0]) {
-		w.retries = w.retries[1:]
-	}
-}
-
 // push pushes one write, if there is room.
 func (w *Writer) push(f writeFlight) bool {
 	tag := w.freeTag[len(w.freeTag)-1]
@@ -234,18 +184,12 @@ func (w *Writer) push(f writeFlight) bool {
 	return true
 }
 
-func deleteDead(dead []deadBlock, p PBlock) []deadBlock {
-	for i, d := range dead {
-		if d.block == p {
-			return append(dead[:i], dead[i+1:]...)
-		}
-	}
-	return dead
-}
-
 // drain writes everything out and waits for it. The current buffer stays the current one: the caller may
 // stand between Space and Put.
 func (w *Writer) drain() error {
+	if w.lastErr != nil {
+		return w.lastErr
+	}
 	if w.current != nil {
 		if err := w.pushTail(w.current); err != nil {
 			return err

@@ -43,7 +43,8 @@ type Writer struct {
 	serial  uint64 // of the current buffer
 	stats   WriterStats
 	reaping bool  // completions are being taken in
-	lastErr error // a write that could not be placed anywhere
+	strikes int   // writes that failed since the last one that did not
+	lastErr error // why the writer can do nothing more: a write that could not be placed anywhere, for instance
 }
 
 // WriterStats counts what a writer did. Read it from the writer's goroutine.
@@ -127,12 +128,10 @@ func (w *Writer) forget(b *binding) error {
 	if b.table == nil {
 		return nil
 	}
-	if err := w.drain(); err != nil {
-		return err
-	}
+	err := w.settle()
 	w.pool.releaseTables([]*cgTable{b.table})
 	b.table = nil
-	return nil
+	return err
 }
 
 // Space returns memory for the payload of 1 to n blocks: aligned, registered with the kernel, in place for the
@@ -168,6 +167,9 @@ func (w *Writer) binding(vol *Volume) (*binding, error) {
 
 // open returns the binding ready for updates of CG cg. ErrDropped: that CG was discarded.
 func (w *Writer) open(vol *Volume, cg uint64) (*binding, error) {
+	if w.lastErr != nil {
+		return nil, w.lastErr
+	}
 	b, err := w.binding(vol)
 	if err != nil {
 		return nil, err
@@ -331,7 +333,7 @@ func (w *Writer) Stats() WriterStats { return w.stats }
 
 // Close forgets what is not sealed, and frees the writer.
 func (w *Writer) Close() error {
-	err := w.drain()
+	err := w.settle()
 	for _, b := range w.bound {
 		if b.table != nil {
 			w.pool.releaseTables([]*cgTable{b.table})
