@@ -39,7 +39,6 @@ type cluster struct {
 	dir   string
 	plain bool // devices are files, because loop devices could not be made
 	loops []*loopdev.Device
-	files []string // of devices that are not loop devices
 
 	running     []*process // in the order in which they were started
 	primaries   []*control
@@ -326,7 +325,8 @@ func (c *cluster) resume(ctx context.Context) error {
 
 // verify compares copies with volumes, at every sixteenth MiB; hosts must have stopped.
 func (c *cluster) verify(ctx context.Context) error {
-	if err := c.awaitCut(ctx); err != nil {
+	// A CG counts as soon as one secondary has it final. When the next one does, all have the one before.
+	if err := errors.Join(c.awaitCut(ctx), c.awaitCut(ctx)); err != nil {
 		return err
 	}
 	for i := range c.primaries {

@@ -108,13 +108,21 @@ func (h *hosts) latency() wire.HoldHistogram {
 	return h.took
 }
 
-// rate counts answers for d, in requests per second.
+// rate counts answers for d, or longer if there were none, in requests per second.
 func (h *hosts) rate(ctx context.Context, d time.Duration) (float64, error) {
 	begin, before := time.Now(), h.done.Load()
-	if err := sleep(ctx, d); err != nil {
-		return 0, err
+	for {
+		if err := errors.Join(sleep(ctx, d), h.err()); err != nil {
+			return 0, err
+		}
+		n, elapsed := h.done.Load()-before, time.Since(begin)
+		if n > 0 {
+			return float64(n) / elapsed.Seconds(), nil
+		}
+		if elapsed > d+patience {
+			return 0, fmt.Errorf("no host was answered within %v", patience)
+		}
 	}
-	return float64(h.done.Load()-before) / time.Since(begin).Seconds(), h.err()
 }
 
 // settleTime is how long a load runs before it is measured.
