@@ -74,7 +74,7 @@ func (r *run) openCluster(ctx context.Context, pairs int, interval string) (_ *c
 	return c, c.awaitCut(ctx)
 }
 
-// span is how long hosts are measured at a time.
+// span is how long a measurement of hosts, or several of a group, take.
 func (r *run) span() time.Duration {
 	if d := r.o.cluster.span; d > 0 {
 		return d
