@@ -23,12 +23,14 @@ const clusterGroup = "bench"
 type clusterShape struct {
 	volume, pool int64  // bytes of each
 	interval     string // of CGs, where hosts are measured
+	// settle is how long a load runs before it is measured.
+	settle time.Duration
 	// span of each measurement, if it is not to be what the options say.
 	span time.Duration
 }
 
 // usualShape: several CGs that change all of the volume fit in the pool.
-var usualShape = clusterShape{volume: 128 << 20, pool: 640 << 20, interval: "1s"}
+var usualShape = clusterShape{volume: 128 << 20, pool: 640 << 20, interval: "1s", settle: 300 * time.Millisecond}
 
 // cluster is a whole installation on this machine, each role a process of its own: so many primary controls with one volume
 // each, as many secondary controls with its copy, and a manager. Controls and manager speak TCP over loopback, hosts

@@ -89,7 +89,7 @@ func (r *run) peak(ctx context.Context, c *cluster) (reps []Repetition, err erro
 	if err != nil {
 		return nil, err
 	}
-	if err = sleep(ctx, settleTime); err == nil {
+	if err = sleep(ctx, c.settle); err == nil {
 		for range r.o.Repetitions {
 			var rate float64
 			if rate, err = h.rate(ctx, r.window()); err != nil {

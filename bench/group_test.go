@@ -73,7 +73,7 @@ func small(t *testing.T, names ...string) Options {
 		}
 	})
 	return Options{Names: names, Command: roles(t), Loop: loopDisk, Dir: dir, Kind: ring.Plain, Seconds: 1, Repetitions: 1,
-		cluster: clusterShape{volume: 8 << 20, pool: 96 << 20, interval: "50ms", span: 300 * time.Millisecond}, Progress: func(line string) { t.Log(line) }}
+		cluster: clusterShape{volume: 8 << 20, pool: 96 << 20, interval: "50ms", settle: 20 * time.Millisecond, span: 200 * time.Millisecond}, Progress: func(line string) { t.Log(line) }}
 }
 
 // TestGroupOfControls runs the workload of groups on one pair of controls, and looks at what it reports.

@@ -125,17 +125,14 @@ func (h *hosts) rate(ctx context.Context, d time.Duration) (float64, error) {
 	}
 }
 
-// settleTime is how long a load runs before it is measured.
-const settleTime = 300 * time.Millisecond
-
 // rateOf runs a load for d and some time before.
-func rateOf(ctx context.Context, at []place, write bool, d time.Duration) (float64, error) {
+func (c *cluster) rateOf(ctx context.Context, at []place, write bool, d time.Duration) (float64, error) {
 	h, err := startHosts(ctx, at, write, 0)
 	if err != nil {
 		return 0, err
 	}
 	rate := 0.0
-	if err = sleep(ctx, settleTime); err == nil {
+	if err = sleep(ctx, c.settle); err == nil {
 		rate, err = h.rate(ctx, d)
 	}
 	return rate, errors.Join(err, h.end())

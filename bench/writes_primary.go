@@ -60,7 +60,7 @@ func (c *cluster) probeQemu(ctx context.Context, device, aio string, write bool)
 	if err != nil {
 		return 0, err
 	}
-	rate, err := rateOf(ctx, q.connected(), write, settleTime)
+	rate, err := c.rateOf(ctx, q.connected(), write, c.settle)
 	return rate, errors.Join(err, q.stop())
 }
 
@@ -168,9 +168,9 @@ func runWritesPrimary(ctx context.Context, r *run) (out []Result, err error) {
 		return nil, err
 	}
 	reps, err := r.alternate(ctx, func() (float64, error) {
-		return rateOf(ctx, c.qemu.connected(), true, r.hostTime())
+		return c.rateOf(ctx, c.qemu.connected(), true, r.hostTime())
 	}, func() (float64, error) {
-		rate, err := rateOf(ctx, c.places()[0].connected(), true, r.hostTime())
+		rate, err := c.rateOf(ctx, c.places()[0].connected(), true, r.hostTime())
 		return rate, errors.Join(err, c.quiesced(ctx))
 	})
 	if err != nil {
@@ -211,7 +211,7 @@ func runReadsNBD(ctx context.Context, r *run) (out []Result, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, c.close()) }()
-	if _, err := rateOf(ctx, c.places(), true, min(scatterTime, r.span())); err != nil {
+	if _, err := c.rateOf(ctx, c.places(), true, min(scatterTime, r.span())); err != nil {
 		return nil, err
 	}
 	if err := errors.Join(c.quiesced(ctx), c.verify(ctx)); err != nil {
@@ -219,8 +219,8 @@ func runReadsNBD(ctx context.Context, r *run) (out []Result, err error) {
 	}
 	replica := place{c.copySocket(0), c.export(0), c.volume}
 	reps, err := r.alternate(ctx, func() (float64, error) {
-		return rateOf(ctx, c.qemu.connected(), false, r.hostTime())
-	}, func() (float64, error) { return rateOf(ctx, replica.connected(), false, r.hostTime()) })
+		return c.rateOf(ctx, c.qemu.connected(), false, r.hostTime())
+	}, func() (float64, error) { return c.rateOf(ctx, replica.connected(), false, r.hostTime()) })
 	if err != nil {
 		return nil, err
 	}
