@@ -51,7 +51,7 @@ func drive(ctx context.Context, devs ring.Devices, l load, d time.Duration) (m m
 		}
 		defer func() { err = errors.Join(err, arena.Close()) }()
 		newRandom(1).fill(arena.Bytes())
-		q, err := devs.NewQueue(ring.QueueOptions{Depth: l.depth, Arenas: []*ring.Arena{arena}})
+		q, err := devs.NewQueue(ring.QueueOptions{Depth: l.depth, Arenas: []*ring.Arena{arena}, Unwoken: true})
 		if err != nil {
 			return err
 		}

@@ -43,7 +43,7 @@ func (w *Writer) nextBuffer() error {
 		return err
 	}
 	for len(w.free) == 0 {
-		if err := w.reap(1); err != nil {
+		if err := w.reap(w.several()); err != nil {
 			return err
 		}
 	}
@@ -104,12 +104,16 @@ func (w *Writer) pushTail(buf *writeBuffer) error {
 	buf.written = to
 	buf.flights++
 	for len(w.freeTag) == 0 || !w.push(writeFlight{buf, from, to}) {
-		if err := w.reap(1); err != nil {
+		if err := w.reap(w.several()); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+// several is how many writes to wait for when all buffers, or all tags, are on their way: a part of them, so that the device has
+// enough to do meanwhile, and the writer is not woken for each.
+func (w *Writer) several() int { return max(1, w.queue.InFlight()/8) }
 
 // reap takes completions in, waiting for at least least. An error is the writer's end.
 func (w *Writer) reap(least int) error {

@@ -71,7 +71,7 @@ func (p *Pool) NewWriter() (*Writer, error) {
 		return nil, err
 	}
 	depth := 1 << bits.Len(uint(2*n-1)) // each buffer may be split where the free blocks are
-	queue, err := p.devices.NewQueue(ring.QueueOptions{Depth: depth, Arenas: []*ring.Arena{arena}})
+	queue, err := p.devices.NewQueue(ring.QueueOptions{Depth: depth, Arenas: []*ring.Arena{arena}, Unwoken: true})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open a writer: %w", err), arena.Close())
 	}

@@ -3,6 +3,7 @@ package ring
 import (
 	"errors"
 	"fmt"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,11 +20,48 @@ func NewArena(size int) (*Arena, error) {
 	if size <= 0 || size%4096 != 0 {
 		return nil, fmt.Errorf("arena of %d bytes: want a positive multiple of 4096", size)
 	}
-	mem, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	mem, err := mapArena(size)
 	if err != nil {
 		return nil, fmt.Errorf("map arena of %d bytes: %w", size, err)
 	}
 	return &Arena{mem: mem}, nil
+}
+
+// hugePage is the size of a huge page on amd64, and on arm64 with pages of 4 KiB.
+const hugePage = 2 << 20
+
+// mapArena maps memory; from the size of a huge page on in huge pages, where the kernel has some: it then accounts for one
+// piece of a registered buffer instead of one for every 4 KiB.
+func mapArena(size int) ([]byte, error) {
+	spare := 0
+	if size >= hugePage {
+		spare = hugePage // to cut the borders from
+	}
+	p, err := unix.MmapPtr(-1, 0, nil, uintptr(size+spare), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return nil, err
+	}
+	all := unsafe.Slice((*byte)(p), size+spare)
+	head := 0
+	if spare > 0 {
+		head = -int(uintptr(p)) & (hugePage - 1)
+	}
+	mem := all[head : head+size : head+size]
+	if err := errors.Join(unmapArena(all[:head]), unmapArena(all[head+size:])); err != nil {
+		return nil, err
+	}
+	if size >= hugePage {
+		// Advice only: it is refused where huge pages are switched off, and small ones serve as well.
+		_ = unix.Madvise(mem[:size&^(hugePage-1)], unix.MADV_HUGEPAGE)
+	}
+	return mem, nil
+}
+
+func unmapArena(mem []byte) error {
+	if len(mem) == 0 {
+		return nil
+	}
+	return unix.MunmapPtr(unsafe.Pointer(&mem[0]), uintptr(len(mem)))
 }
 
 // Bytes is the whole arena.
@@ -40,7 +78,7 @@ func (a *Arena) Close() error {
 		a.home.put(mem)
 		return nil
 	}
-	return unix.Munmap(mem)
+	return unmapArena(mem)
 }
 
 // Arenas makes arenas of memory that earlier ones gave back, for who opens and closes pools all the time: a fresh
@@ -81,7 +119,7 @@ func (h *Arenas) Close() error {
 	var errs []error
 	for _, list := range h.free {
 		for _, mem := range list {
-			errs = append(errs, unix.Munmap(mem))
+			errs = append(errs, unmapArena(mem))
 		}
 	}
 	h.free = nil

@@ -207,23 +207,19 @@ func (r *rings) completionsWait() bool {
 	return r.ksqFlags.Load()&(sqTaskrun|iouring.IORING_SQ_CQ_OVERFLOW) != 0
 }
 
-// enter submits what is unsubmitted and, if wait, blocks until there is a completion. It returns
+// enter submits what is unsubmitted and blocks until there are least completions. It returns
 // after one system call, which may have taken only a part; EINTR is no error.
 // liburing: io_uring_submit_and_wait
-func (r *rings) enter(submit uint32, wait bool) syscall.Errno {
+func (r *rings) enter(submit, least uint32) syscall.Errno {
 	r.ksqTail.Store(r.tail)
 	flags := r.enterFlags | iouring.IORING_ENTER_FLAGS_GETEVENTS
 	var n uintptr
 	var errno syscall.Errno
-	var least uintptr
-	if wait {
-		least = 1
-	}
-	if wait || r.mayCopy {
-		n, _, errno = syscall.Syscall6(iouring.SYS_IO_URING_ENTER, uintptr(r.enterFD), uintptr(submit), least, uintptr(flags), 0, 0)
+	if least > 0 || r.mayCopy {
+		n, _, errno = syscall.Syscall6(iouring.SYS_IO_URING_ENTER, uintptr(r.enterFD), uintptr(submit), uintptr(least), uintptr(flags), 0, 0)
 	} else {
 		// Neither sleeps nor takes long, so Go's scheduler need not be told, which costs something too.
-		n, _, errno = syscall.RawSyscall6(iouring.SYS_IO_URING_ENTER, uintptr(r.enterFD), uintptr(submit), least, uintptr(flags), 0, 0)
+		n, _, errno = syscall.RawSyscall6(iouring.SYS_IO_URING_ENTER, uintptr(r.enterFD), uintptr(submit), uintptr(least), uintptr(flags), 0, 0)
 	}
 	if errno == 0 {
 		r.taken += uint32(n)

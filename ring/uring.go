@@ -80,7 +80,9 @@ type uringQueue struct {
 	// zeroBy is how write-zeroes is done on each device: the first way that it accepts.
 	zeroBy []zeroWay
 
-	waker waker
+	// unwoken: nobody ends a sleep early, so that it may be for several completions.
+	unwoken bool
+	waker   waker
 	// woken: a wake-up arrived that no Reap has answered yet by returning early.
 	woken   bool
 	closing bool
@@ -105,7 +107,7 @@ func newUringQueue(d *uringDevices, depth int, o *QueueOptions) (*uringQueue, er
 	}
 	q := &uringQueue{
 		rings: r, infos: d.infos, thread: unix.Gettid(), slots: newSlots(depth),
-		refused: make([]uint32, 0, depth), zeroBy: make([]zeroWay, len(d.infos)),
+		refused: make([]uint32, 0, depth), zeroBy: make([]zeroWay, len(d.infos)), unwoken: o.Unwoken,
 	}
 	for i := range q.infos {
 		r.mayCopy = r.mayCopy || !q.infos[i].Direct
@@ -259,7 +261,7 @@ func (q *uringQueue) fixedIndex(addr uintptr, n int) int {
 // Submit hands everything pushed to the kernel, with one system call unless the kernel stops on the way.
 func (q *uringQueue) Submit() error {
 	for q.unsubmitted() > 0 {
-		errno := q.enter(q.unsubmitted(), false)
+		errno := q.enter(q.unsubmitted(), 0)
 		if errno == 0 {
 			continue
 		}
@@ -291,7 +293,14 @@ func (q *uringQueue) Reap(out []Completion, min int) (int, error) {
 		if !wait && (entered || q.unsubmitted() == 0 && (n == len(out) || !q.completionsWait())) {
 			break
 		}
-		if err := q.enterOnce(wait); err != nil {
+		least := 0
+		if wait {
+			least = 1
+			if q.unwoken {
+				least = min - n
+			}
+		}
+		if err := q.enterOnce(uint32(least)); err != nil {
 			return n, err
 		}
 		entered = true
@@ -303,11 +312,11 @@ func (q *uringQueue) Reap(out []Completion, min int) (int, error) {
 	return n, nil
 }
 
-// enterOnce submits and, if wait, waits for one completion.
-func (q *uringQueue) enterOnce(wait bool) error {
-	errno := q.enter(q.unsubmitted(), wait)
-	if busy(errno) && (q.inKernel() || !wait) {
-		errno = q.enter(0, wait)
+// enterOnce submits and waits for that many completions, no more than there are requests.
+func (q *uringQueue) enterOnce(least uint32) error {
+	errno := q.enter(q.unsubmitted(), least)
+	if busy(errno) && (q.inKernel() || least == 0) {
+		errno = q.enter(0, min(least, 1)) // the others may not be in the kernel
 	}
 	if errno != 0 {
 		return fmt.Errorf("wait for io_uring: %w", errno)
@@ -431,7 +440,7 @@ func (q *uringQueue) Close() error {
 	q.woken = false
 	q.Wake()
 	for !q.woken && err == nil {
-		if err = q.enterOnce(true); err == nil {
+		if err = q.enterOnce(1); err == nil {
 			q.drain(out, 0)
 		}
 	}
