@@ -57,6 +57,10 @@ const (
 	maxPointZeroes = 16
 )
 
+// keptIndex is how many slots an outgrown index may have to be kept for the next table. All that a large table grew
+// through would be as much again as its index.
+const keptIndex = 1 << 12
+
 // tableMemory recycles the off-heap memory of CG pointer tables.
 type tableMemory struct {
 	chunks  slabs[logEntry]
@@ -175,7 +179,10 @@ func (t *cgTable) resize(bits uint) error {
 			t.index[t.slot(VBlock(s>>posBits))] = s
 		}
 	}
-	if old != nil {
+	switch {
+	case len(old) > keptIndex:
+		t.mem.indexes[64-oldShift].drop(old)
+	case old != nil:
 		t.mem.indexes[64-oldShift].put(old)
 	}
 	return nil

@@ -179,7 +179,7 @@ func (j *completion) fillPoints(b []byte, t *cgTable) []byte {
 			if v-base >= maxPartSpan {
 				break
 			}
-			b = appendPartEntry(b, uint64(v-base), *t.at(uint32(k&posMask) - 1), shown.lookup(v))
+			b = appendPartEntry(b, uint64(v-base), *t.at(uint32(k&posMask) - 1), shown.lookupCold(v))
 			j.next++
 			j.entries++
 		}

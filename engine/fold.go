@@ -138,7 +138,7 @@ func (f *fold) stepPoints(t *cgTable, n int) (int, error) {
 }
 
 func (f *fold) set(base *table, b VBlock, e entry) error {
-	old := base.load(b)
+	old := base.loadCold(b)
 	if old == e {
 		return nil
 	}

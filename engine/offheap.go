@@ -80,6 +80,14 @@ func (s *slabs[T]) put(p []T) {
 	s.mu.Unlock()
 }
 
+// drop unmaps a piece instead of keeping it.
+func (s *slabs[T]) drop(p []T) {
+	s.mu.Lock()
+	s.all--
+	s.mu.Unlock()
+	unmapSlice(p)
+}
+
 // drain unmaps the pieces at rest.
 func (s *slabs[T]) drain() {
 	s.mu.Lock()

@@ -46,6 +46,15 @@ func (t *table) blocks() uint64 { return uint64(len(t.entries)) }
 
 func (t *table) load(b VBlock) entry { return entry(atomic.LoadUint64(&t.entries[b])) }
 
+// loadCold is load for the control loop: it touches no page of the table on which nothing was ever mapped.
+func (t *table) loadCold(b VBlock) entry {
+	page := uint64(b) / tablePageEntries
+	if t.pair[page] == 0 && t.dirty[page/64]>>(page%64)&1 == 0 {
+		return 0
+	}
+	return t.load(b)
+}
+
 // set changes an entry; fold only.
 func (t *table) set(b VBlock, e entry) {
 	atomic.StoreUint64(&t.entries[b], uint64(e))

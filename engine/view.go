@@ -26,6 +26,17 @@ func (v *volumeView) lookup(b VBlock) entry {
 	return v.vol.table.load(b)
 }
 
+// lookupCold is lookup for the control loop, which knows where nothing was ever mapped: that part of the pointer table is
+// not read, for the kernel would have to provide a page to read from, and another one once it is written.
+func (v *volumeView) lookupCold(b VBlock) entry {
+	for _, t := range v.layers {
+		if e, ok := t.lookup(b); ok {
+			return e
+		}
+	}
+	return v.vol.table.loadCold(b)
+}
+
 // CG is the number of the CG that the view shows; 0: none yet.
 func (v *View) CG() uint64 { return v.cg }
 
