@@ -18,7 +18,12 @@ func (r *run) progress(format string, args ...any) { r.o.Progress(fmt.Sprintf(fo
 func (r *run) duration() time.Duration { return time.Duration(r.o.Seconds) * time.Second }
 
 // floorTime is how long one run of a floor lasts: there is one more of them than of the subject.
-func (r *run) floorTime() time.Duration { return min(r.duration(), 3*time.Second) }
+func (r *run) floorTime() time.Duration {
+	if r.o.Quick {
+		return min(r.duration(), 500*time.Millisecond)
+	}
+	return min(r.duration(), 3*time.Second)
+}
 
 // Run measures. If it fails on the way, the report holds what was measured before.
 func Run(ctx context.Context, o Options) (rep Report, err error) {

@@ -54,6 +54,7 @@ func regenerate(ctx context.Context) error {
 	flag.StringVar(&o.Dir, "dir", "", "folder of the backing file on disk; default: the one for temporary files")
 	flag.Int64Var(&o.Size, "size", 8<<30, "bytes of the loop devices, and of the device that are used")
 	flag.IntVar(&o.Seconds, "seconds", 0, "of each repetition; default 10")
+	flag.IntVar(&o.Minutes, "minutes", 0, "of each run of workload steady; default 10")
 	flag.IntVar(&o.Repetitions, "repetitions", 0, "default 3")
 	flag.BoolVar(&o.Quick, "quick", false, "short runs, to see that it works")
 	flag.Parse()
@@ -115,6 +116,12 @@ func fill(ctx context.Context, table string, o bench.Options) error {
 		o.Device, o.Loop, o.Names = "", "", controls
 	case "tmpfs", "disk":
 		o.Device, o.Loop = "", table
+	}
+	if slices.Contains(o.Names, "steady") {
+		o.Pictures = filepath.Join(results, table)
+		if err := os.MkdirAll(o.Pictures, 0o755); err != nil {
+			return err
+		}
 	}
 	report, err := bench.Run(ctx, o)
 	if err != nil {
