@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"testing"
 
 	"github.com/farside-storage/farside/ring/ringtest"
@@ -32,6 +33,13 @@ func newRig(t testing.TB, seed uint64, sizes ...int64) *rig {
 	}
 	r.open()
 	return r
+}
+
+// oneVolume is a rig with a volume v in group g.
+func oneVolume(t testing.TB, seed, blocks uint64) (*rig, *Volume) {
+	t.Helper()
+	r := newRig(t, seed)
+	return r, r.volume("g", "v", blocks)
 }
 
 func smallFormat() FormatOptions {
@@ -136,6 +144,37 @@ func (r *rig) put(v *Volume, cg uint64, b VBlock, version uint64) {
 	if err := put(r.w, v, cg, b, pattern(v.name, b, version)); err != nil {
 		r.t.Fatal(err)
 	}
+}
+
+// write puts n blocks from first on, all of version cg.
+func (r *rig) write(v *Volume, cg uint64, first VBlock, n uint64) {
+	r.t.Helper()
+	for i := range VBlock(n) {
+		r.put(v, cg, first+i, cg)
+	}
+}
+
+// final writes n blocks as a CG of their own and makes it final; v is the only volume of its group.
+func (r *rig) final(v *Volume, cg uint64, first VBlock, n uint64) {
+	r.t.Helper()
+	r.write(v, cg, first, n)
+	r.seal(cg, v)
+	r.commit(v.group, cg)
+}
+
+// used is how many blocks hold something.
+func (r *rig) used() uint64 { return r.pool.alloc.Stats().Used - reserved(r.w) }
+
+// reserved is what the writer's extent holds that no update has: it counts as used.
+func reserved(w *Writer) uint64 { return uint64(w.extent.Free()) + uint64(w.runLeft) }
+
+// written is how many bytes the devices have been given to write.
+func (r *rig) written() uint64 {
+	n := uint64(0)
+	for i := range r.devs.Info() {
+		n += r.devs.Stats(i).WriteBytes
+	}
+	return n
 }
 
 // settle steps the pool until nothing goes on by itself.
@@ -288,4 +327,29 @@ func readAll(t testing.TB, v *Volume, kind ViewKind) []byte {
 		t.Fatal(err)
 	}
 	return buf
+}
+
+func TestDeleteVolume(t *testing.T) {
+	r, v := oneVolume(t, 28, 2000)
+	r.final(v, 1, 0, 2000)
+	ctx := context.Background()
+	if err := r.pool.DeleteVolume(ctx, "g", "v"); !errors.Is(err, ErrState) {
+		t.Fatalf("a volume bound to a writer was deleted: %v", err)
+	}
+	if err := errors.Join(r.pool.Checkpoint(ctx), r.w.Unbind(v), r.pool.DeleteVolume(ctx, "g", "v")); err != nil {
+		t.Fatal(err)
+	}
+	r.settle()
+	if r.used() != 0 {
+		t.Fatalf("%d blocks used", r.used())
+	}
+	r.reopen()
+	v = r.volume("g", "v", 2000)
+	r.want(v, 5, 0)
+	r.put(v, 2, 5, 9)
+	r.seal(2, v)
+	r.commit(v.group, 2)
+	r.reopen()
+	r.want(r.vol("g", "v"), 5, 9)
+	r.close()
 }

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/farside-storage/farside/ring"
@@ -60,8 +61,7 @@ func TestRefusedVolumeLeavesNothing(t *testing.T) {
 // TestCloseWithoutChangeWritesNothing: opening, looking, asking for what is refused and closing changes no byte of the devices, also where a CG
 // waits to be released. What a change needs is written.
 func TestCloseWithoutChangeWritesNothing(t *testing.T) {
-	r := newRig(t, 77)
-	v := r.volume("g", "v", 2000)
+	r, v := oneVolume(t, 77, 2000)
 	unchanged := func(what string) {
 		t.Helper()
 		r.reopen()
@@ -83,9 +83,7 @@ func TestCloseWithoutChangeWritesNothing(t *testing.T) {
 	}
 	unchanged("an empty volume")
 	r.put(v, 1, 0, 1)
-	r.put(v, 1, 1999, 1)
-	r.seal(1, v)
-	r.commit(v.group, 1)
+	r.final(v, 1, 1999, 1)
 	unchanged("a final CG")
 	r.put(v, 2, 3, 2)
 	r.seal(2, v)
@@ -105,11 +103,8 @@ func TestCloseWithoutChangeWritesNothing(t *testing.T) {
 
 // TestDamagedRootIsReplaced: what was found damaged is written again when the pool is closed, even if nothing else changed.
 func TestDamagedRootIsReplaced(t *testing.T) {
-	r := newRig(t, 78)
-	v := r.volume("g", "v", 100)
-	r.put(v, 1, 0, 1)
-	r.seal(1, v)
-	r.commit(v.group, 1)
+	r, v := oneVolume(t, 78, 100)
+	r.final(v, 1, 0, 1)
 	r.close()
 	older := (r.pool.ctl.ckpt.number + 1) % 2
 	r.devs = r.devs.Reopen()
@@ -162,4 +157,102 @@ func TestRetiredWhileTheJournalIsHeld(t *testing.T) {
 		n.want(n.vol("g", "v"), b, 2)
 	}
 	n.close()
+}
+
+// TestRefusedInput: what must be refused, and what the message must name.
+func TestRefusedInput(t *testing.T) {
+	r, v := oneVolume(t, 22, 100)
+	ctx := context.Background()
+	cases := []struct {
+		what string
+		do   func() error
+		want string
+	}{
+		{"odd size", func() error { _, err := r.pool.CreateVolume(ctx, "g", "x", 5000); return err }, "nearest sizes are 4096 and 8192"},
+		{"name taken", func() error { _, err := r.pool.CreateVolume(ctx, "g", "v", 4096); return err }, "it exists"},
+		{"bad name", func() error { _, err := r.pool.CreateVolume(ctx, "g", "a/b", 4096); return err }, "not allowed"},
+		{"unknown volume", func() error { _, err := v.group.Volume("w"); return err }, "unknown"},
+		{"past the end", func() error { return put(r.w, v, 1, 100, pattern("v", 100, 1)) }, "past the end"},
+		{"zero past the end", func() error { return r.w.Zero(v, 1, 50, 51) }, "past the end"},
+		{"wrong checksum", func() error {
+			if _, err := r.w.Space(1); err != nil {
+				return err
+			}
+			return r.w.Put(v, 1, 0, []uint64{1})
+		}, "announced 0000000000000001"},
+		{"more than Space gave", func() error { return r.w.Put(v, 1, 0, make([]uint64, 99)) }, "more than Space"},
+		{"second writer", func() error { return (&Writer{pool: r.pool}).Bind(v) }, "another writer"},
+		{"read past the end", func() error { _, err := v.ReadAt(make([]byte, 10), 100*BlockSize); return err }, "past the end"},
+	}
+	for _, c := range cases {
+		if err := c.do(); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v; want %q", c.what, err, c.want)
+		}
+	}
+	r.put(v, 1, 0, 1)
+	r.seal(1, v)
+	if err := r.w.Zero(v, 1, 0, 1); !errors.Is(err, ErrState) {
+		t.Errorf("update of a sealed CG: %v", err)
+	}
+	r.close()
+}
+
+// TestOpenRefuses pools that are not whole.
+func TestOpenRefuses(t *testing.T) {
+	r := newRig(t, 23, 16<<20, 8<<20)
+	r.close()
+	devs := r.devs.Reopen()
+	blank := ringtest.MustNew(ringtest.Options{}, ringtest.Spec{Size: 16 << 20})
+	if _, err := Open(blank, Options{Manual: true}); !errors.Is(err, errNoSuperblock) {
+		t.Errorf("a blank device: %v", err)
+	}
+	first := ringtest.MustNew(ringtest.Options{}, ringtest.Spec{Size: 16 << 20})
+	head := make([]byte, 1<<20)
+	devs.ReadAt(0, head, 0)
+	first.WriteAt(0, head, 0)
+	if _, err := Open(first, Options{Manual: true}); err == nil || !strings.Contains(err.Error(), "device 1 of 2") {
+		t.Errorf("a missing device: %v", err)
+	}
+	for i := range 3 {
+		devs.Rot(0, int64(i)*superblockStride*BlockSize+100, 8, 3)
+	}
+	var ce *CorruptionError
+	if _, err := Open(devs, Options{Manual: true}); !errors.As(err, &ce) || ce.Structure != "superblock" {
+		t.Errorf("three damaged superblocks of four: %v", err)
+	}
+}
+
+// TestCGTooLargeForTheJournal is refused at once and said: waiting for room would hold the group up for ever. The group
+// goes on with a smaller one.
+func TestCGTooLargeForTheJournal(t *testing.T) {
+	r := newRig(t, 29, 32<<20)
+	r.close()
+	if _, err := Format(r.devs, FormatOptions{ExtentBlocks: 64, JournalBytes: 2 << 20}); err != nil {
+		t.Fatal(err)
+	}
+	r.open()
+	var refused error
+	r.pool.opts.OnRefused = func(_ string, _ uint64, err error) { refused = err }
+	v := r.volume("g", "v", 1<<20)
+	for b := VBlock(0); b < 50000; b += maxPointZeroes {
+		if err := r.w.Zero(v, 1, b, maxPointZeroes); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.put(v, 1, 60000, 1)
+	r.seal(1, v)
+	if !errors.Is(refused, ErrCGTooLarge) || r.state(v.group).Complete != 0 {
+		t.Fatalf("refused with %v; %+v", refused, r.state(v.group))
+	}
+	if r.used() != 0 {
+		t.Fatalf("%d blocks of the refused CG are still used", r.used())
+	}
+	for b := VBlock(0); b < 30000; b += maxPointZeroes {
+		if err := r.w.Zero(v, 2, b, maxPointZeroes); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.seal(2, v)
+	r.commit(v.group, 2)
+	r.close()
 }

@@ -8,29 +8,14 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/farside-storage/farside/ring"
 	"github.com/farside-storage/farside/ring/ringtest"
 )
 
 // The tests here carry the numbers of the requirements that one secondary control alone can show.
 
-func (r *rig) used() uint64 { return r.pool.alloc.Stats().Used - reserved(r.w) }
-
-// reserved is what the writer's extent holds that no update has: it counts as used.
-func reserved(w *Writer) uint64 { return uint64(w.extent.Free()) + uint64(w.runLeft) }
-
-func (r *rig) written() uint64 {
-	n := uint64(0)
-	for i := range r.devs.Info() {
-		n += r.devs.Stats(i).WriteBytes
-	}
-	return n
-}
-
 // TestReq03_PlacedOnReleasedBlocks: an update goes to a block that nothing names.
 func TestReq03_PlacedOnReleasedBlocks(t *testing.T) {
-	r := newRig(t, 3)
-	v := r.volume("g", "v", 500)
+	r, v := oneVolume(t, 3, 500)
 	for cg := uint64(1); cg <= 30; cg++ {
 		before := map[PBlock]bool{}
 		v.eachMapped(func(_ VBlock, e entry) { before[e.block()] = true })
@@ -50,13 +35,10 @@ func TestReq03_PlacedOnReleasedBlocks(t *testing.T) {
 
 // TestReq04_WrittenOnce: the data zone gets each payload byte once, through link, revert, link again, release and fold.
 func TestReq04_WrittenOnce(t *testing.T) {
-	r := newRig(t, 4)
-	v := r.volume("g", "v", 2000)
+	r, v := oneVolume(t, 4, 2000)
 	start := r.written()
 	const updates = 1500
-	for i := range VBlock(updates) {
-		r.put(v, 1, i, 1)
-	}
+	r.write(v, 1, 0, updates)
 	r.seal(1, v)
 	payload := r.w.Stats().DeviceBlocks
 	r.do(v.group.Link, 1)
@@ -77,8 +59,7 @@ func TestReq04_WrittenOnce(t *testing.T) {
 func TestReq05_LinkingWritesMetadataOnly(t *testing.T) {
 	var cost []uint64
 	for _, size := range []int{1, 3000} {
-		r := newRig(t, 5)
-		v := r.volume("g", "v", 4000)
+		r, v := oneVolume(t, 5, 4000)
 		for i := range size {
 			r.put(v, 1, VBlock(i), 1)
 		}
@@ -158,8 +139,7 @@ func (r *rig) together(a, b *Volume) {
 
 // TestReq09_LastLocationWins: of a block written many times in one CG only the last place is linked; the others go back.
 func TestReq09_LastLocationWins(t *testing.T) {
-	r := newRig(t, 9)
-	v := r.volume("g", "v", 100)
+	r, v := oneVolume(t, 9, 100)
 	for n := uint64(1); n <= 200; n++ {
 		r.put(v, 1, 7, n)
 	}
@@ -174,13 +154,8 @@ func TestReq09_LastLocationWins(t *testing.T) {
 
 // TestReq10_ReadsResolveThroughTheTable: blocks that a CG does not touch keep their older links; zeroed ones read as zeros.
 func TestReq10_ReadsResolveThroughTheTable(t *testing.T) {
-	r := newRig(t, 10)
-	v := r.volume("g", "v", 1000)
-	for b := range VBlock(1000) {
-		r.put(v, 1, b, 1)
-	}
-	r.seal(1, v)
-	r.commit(v.group, 1)
+	r, v := oneVolume(t, 10, 1000)
+	r.final(v, 1, 0, 1000)
 	r.put(v, 2, 10, 2)
 	if err := r.w.Zero(v, 2, 100, 800); err != nil {
 		t.Fatal(err)
@@ -208,8 +183,7 @@ func TestReq10_ReadsResolveThroughTheTable(t *testing.T) {
 
 // TestReq11_CGPointerTable: the table of a complete CG is durable, checksummed and can be dumped; a block named twice is found.
 func TestReq11_CGPointerTable(t *testing.T) {
-	r := newRig(t, 11)
-	v := r.volume("g", "v", 100)
+	r, v := oneVolume(t, 11, 100)
 	r.put(v, 1, 42, 1)
 	r.seal(1, v)
 	after := r.devs.Crash(ringtest.None)
@@ -256,8 +230,7 @@ func (r *rig) where(v *Volume, b VBlock) PBlock {
 }
 
 func TestReq11_SharedBlockIsFound(t *testing.T) {
-	r := newRig(t, 11)
-	v := r.volume("g", "v", 100)
+	r, v := oneVolume(t, 11, 100)
 	r.put(v, 1, 1, 1)
 	r.put(v, 1, 2, 2)
 	r.seal(1, v)
@@ -272,22 +245,15 @@ func TestReq11_SharedBlockIsFound(t *testing.T) {
 
 // TestReq12_DisplacedBlocksAreReleased after RELEASE, not before; a discard frees the CG's own blocks.
 func TestReq12_DisplacedBlocksAreReleased(t *testing.T) {
-	r := newRig(t, 12)
-	v := r.volume("g", "v", 100)
-	for b := range VBlock(50) {
-		r.put(v, 1, b, 1)
-	}
-	r.seal(1, v)
-	r.commit(v.group, 1)
+	r, v := oneVolume(t, 12, 100)
+	r.final(v, 1, 0, 50)
 	steps := []struct {
 		what string
 		do   func()
 		used uint64
 	}{
 		{"updates of CG 2", func() {
-			for b := range VBlock(30) {
-				r.put(v, 2, b, 2)
-			}
+			r.write(v, 2, 0, 30)
 			r.seal(2, v)
 		}, 80},
 		{"link", func() { r.do(v.group.Link, 2) }, 80},
@@ -335,9 +301,7 @@ func TestReq13_SpaceIsReused(t *testing.T) {
 func TestReq13_FullPoolPushesBack(t *testing.T) {
 	r := newRig(t, 13, 16<<20)
 	v := r.volume("g", "v", 100000)
-	r.put(v, 1, 0, 1)
-	r.seal(1, v)
-	r.commit(v.group, 1)
+	r.final(v, 1, 0, 1)
 	var err error
 	n := VBlock(0)
 	for ; err == nil; n++ {
@@ -354,9 +318,7 @@ func TestReq13_FullPoolPushesBack(t *testing.T) {
 	if err := r.w.Zero(v, 2, 0, 1); !errors.Is(err, ErrDropped) {
 		t.Fatalf("update of a discarded CG: %v", err)
 	}
-	r.put(v, 3, 5, 3)
-	r.seal(3, v)
-	r.commit(v.group, 3)
+	r.final(v, 3, 5, 1)
 	r.want(v, 0, 1)
 	r.want(v, 5, 3)
 	if r.used() != 2 {
@@ -367,11 +329,8 @@ func TestReq13_FullPoolPushesBack(t *testing.T) {
 
 // TestReq18_RevertIsIdempotent: reverting again, or where nothing is linked, changes nothing.
 func TestReq18_RevertIsIdempotent(t *testing.T) {
-	r := newRig(t, 18)
-	v := r.volume("g", "v", 100)
-	r.put(v, 1, 0, 1)
-	r.seal(1, v)
-	r.commit(v.group, 1)
+	r, v := oneVolume(t, 18, 100)
+	r.final(v, 1, 0, 1)
 	r.put(v, 2, 0, 2)
 	r.seal(2, v)
 	r.do(v.group.Revert, 2) // not linked
@@ -396,22 +355,13 @@ func TestReq18_RevertIsIdempotent(t *testing.T) {
 // TestReq19_NothingIsReleasedBeforeTheDecision: everything CG n displaced is still there when it is
 // reverted after all have linked, also after a restart.
 func TestReq19_NothingIsReleasedBeforeTheDecision(t *testing.T) {
-	r := newRig(t, 19)
-	v := r.volume("g", "v", 200)
-	for b := range VBlock(200) {
-		r.put(v, 1, b, 1)
-	}
-	r.seal(1, v)
-	r.commit(v.group, 1)
+	r, v := oneVolume(t, 19, 200)
+	r.final(v, 1, 0, 200)
 	image := readAll(t, v, FinalView)
-	for b := range VBlock(200) {
-		r.put(v, 2, b, 2)
-	}
+	r.write(v, 2, 0, 200)
 	r.seal(2, v)
 	r.do(v.group.Link, 2)
-	for b := range VBlock(200) {
-		r.put(v, 3, b, 3) // n+1 arrives meanwhile and takes free blocks
-	}
+	r.write(v, 3, 0, 200) // n+1 arrives meanwhile and takes free blocks
 	r.devs = r.devs.Crash(ringtest.None)
 	r.open()
 	v = r.vol("g", "v")
@@ -424,8 +374,7 @@ func TestReq19_NothingIsReleasedBeforeTheDecision(t *testing.T) {
 
 // TestReq20_StaleEpochIsRefused, durably (rule R4).
 func TestReq20_StaleEpochIsRefused(t *testing.T) {
-	r := newRig(t, 20)
-	v := r.volume("g", "v", 100)
+	r, v := oneVolume(t, 20, 100)
 	r.put(v, 1, 0, 1)
 	r.seal(1, v)
 	if err := v.group.Fence(context.Background(), 7); err != nil {
@@ -440,251 +389,5 @@ func TestReq20_StaleEpochIsRefused(t *testing.T) {
 	if err := g.Link(context.Background(), Command{7, 1}); err != nil {
 		t.Fatal(err)
 	}
-	r.close()
-}
-
-// TestDisplacedBlockWaitsForReaders: a block is not reused while a read that began before is on its way.
-func TestDisplacedBlockWaitsForReaders(t *testing.T) {
-	r := newRig(t, 21)
-	v := r.volume("g", "v", 100)
-	r.put(v, 1, 0, 1)
-	r.seal(1, v)
-	r.commit(v.group, 1)
-	old := r.pool.readers.enter(0)
-	r.put(v, 2, 0, 2)
-	r.seal(2, v)
-	r.commit(v.group, 2)
-	if r.used() != 2 {
-		t.Fatalf("%d blocks used while a reader may still read the displaced one", r.used())
-	}
-	r.want(v, 0, 2)
-	r.pool.readers.leave(old)
-	r.settle()
-	if r.used() != 1 {
-		t.Fatalf("%d blocks used after the reader left", r.used())
-	}
-	r.close()
-}
-
-// TestRefusedInput: what must be refused, and what the message must name.
-func TestRefusedInput(t *testing.T) {
-	r := newRig(t, 22)
-	v := r.volume("g", "v", 100)
-	ctx := context.Background()
-	cases := []struct {
-		what string
-		do   func() error
-		want string
-	}{
-		{"odd size", func() error { _, err := r.pool.CreateVolume(ctx, "g", "x", 5000); return err }, "nearest sizes are 4096 and 8192"},
-		{"name taken", func() error { _, err := r.pool.CreateVolume(ctx, "g", "v", 4096); return err }, "it exists"},
-		{"bad name", func() error { _, err := r.pool.CreateVolume(ctx, "g", "a/b", 4096); return err }, "not allowed"},
-		{"unknown volume", func() error { _, err := v.group.Volume("w"); return err }, "unknown"},
-		{"past the end", func() error { return put(r.w, v, 1, 100, pattern("v", 100, 1)) }, "past the end"},
-		{"zero past the end", func() error { return r.w.Zero(v, 1, 50, 51) }, "past the end"},
-		{"wrong checksum", func() error {
-			if _, err := r.w.Space(1); err != nil {
-				return err
-			}
-			return r.w.Put(v, 1, 0, []uint64{1})
-		}, "announced 0000000000000001"},
-		{"more than Space gave", func() error { return r.w.Put(v, 1, 0, make([]uint64, 99)) }, "more than Space"},
-		{"second writer", func() error { return (&Writer{pool: r.pool}).Bind(v) }, "another writer"},
-		{"read past the end", func() error { _, err := v.ReadAt(make([]byte, 10), 100*BlockSize); return err }, "past the end"},
-	}
-	for _, c := range cases {
-		if err := c.do(); err == nil || !strings.Contains(err.Error(), c.want) {
-			t.Errorf("%s: %v; want %q", c.what, err, c.want)
-		}
-	}
-	r.put(v, 1, 0, 1)
-	r.seal(1, v)
-	if err := r.w.Zero(v, 1, 0, 1); !errors.Is(err, ErrState) {
-		t.Errorf("update of a sealed CG: %v", err)
-	}
-	r.close()
-}
-
-// TestOpenRefuses pools that are not whole.
-func TestOpenRefuses(t *testing.T) {
-	r := newRig(t, 23, 16<<20, 8<<20)
-	r.close()
-	devs := r.devs.Reopen()
-	blank := ringtest.MustNew(ringtest.Options{}, ringtest.Spec{Size: 16 << 20})
-	if _, err := Open(blank, Options{Manual: true}); !errors.Is(err, errNoSuperblock) {
-		t.Errorf("a blank device: %v", err)
-	}
-	first := ringtest.MustNew(ringtest.Options{}, ringtest.Spec{Size: 16 << 20})
-	head := make([]byte, 1<<20)
-	devs.ReadAt(0, head, 0)
-	first.WriteAt(0, head, 0)
-	if _, err := Open(first, Options{Manual: true}); err == nil || !strings.Contains(err.Error(), "device 1 of 2") {
-		t.Errorf("a missing device: %v", err)
-	}
-	for i := range 3 {
-		devs.Rot(0, int64(i)*superblockStride*BlockSize+100, 8, 3)
-	}
-	var ce *CorruptionError
-	if _, err := Open(devs, Options{Manual: true}); !errors.As(err, &ce) || ce.Structure != "superblock" {
-		t.Errorf("three damaged superblocks of four: %v", err)
-	}
-}
-
-// TestSuperblockIsRepaired from the other copies, and said.
-func TestSuperblockIsRepaired(t *testing.T) {
-	r := newRig(t, 24)
-	r.close()
-	devs := r.devs.Reopen()
-	devs.Rot(0, 2*superblockStride*BlockSize+9, 4, 5)
-	rep, err := Check(devs, CheckOptions{})
-	if err != nil || len(rep.Repairable) != 1 || len(rep.Damage) != 0 {
-		t.Fatalf("%+v %v", rep, err)
-	}
-	devs = devs.Reopen()
-	p, err := Open(devs, Options{Manual: true})
-	if err != nil || len(p.Repairs()) != 1 {
-		t.Fatalf("%v %v", err, p.Repairs())
-	}
-	if err := p.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if rep, err = Check(devs.Reopen(), CheckOptions{}); err != nil || !rep.OK() {
-		t.Fatalf("after the repair: %+v %v", rep, err)
-	}
-}
-
-// TestDamagedDataIsNeverReturned: a flipped bit is an error to the reader, and check finds it.
-func TestDamagedDataIsNeverReturned(t *testing.T) {
-	r := newRig(t, 25)
-	v := r.volume("g", "v", 100)
-	r.put(v, 1, 3, 1)
-	r.seal(1, v)
-	r.commit(v.group, 1)
-	_, block := r.pool.locate(v.table.load(3).block())
-	r.devs.Rot(0, blocksToBytes(block)+1234, 1, 1)
-	var ce *CorruptionError
-	if n, err := v.ReadAt(make([]byte, BlockSize), 3*BlockSize); n != 0 || !errors.As(err, &ce) || ce.Offset != blocksToBytes(block) {
-		t.Fatalf("%d %v", n, err)
-	}
-	r.close()
-	rep, err := Check(r.devs.Reopen(), CheckOptions{Data: true})
-	if err != nil || len(rep.Damage) != 1 || rep.Scanned != 1 {
-		t.Fatalf("%+v %v", rep, err)
-	}
-}
-
-// TestWriteErrorIsPlacedElsewhere, and the bad range is never used again.
-func TestWriteErrorIsPlacedElsewhere(t *testing.T) {
-	r := newRig(t, 26)
-	v := r.volume("g", "v", 100)
-	bad := r.pool.sb.zones.data + 2
-	r.devs.Inject(ringtest.Fault{Kind: ringtest.Fails, Op: ring.OpWrite, Device: 0, Off: blocksToBytes(bad), Len: BlockSize})
-	for b := range VBlock(20) {
-		r.put(v, 1, b, 1)
-	}
-	r.seal(1, v)
-	r.commit(v.group, 1)
-	for b := range VBlock(20) {
-		r.want(v, b, 1)
-	}
-	if r.w.Stats().Retired == 0 {
-		t.Fatal("nothing was retired: the fault never struck")
-	}
-	s, err := r.pool.Stats(context.Background())
-	if err != nil || s.Retired != r.w.Stats().Retired {
-		t.Fatalf("%+v %v", s, err)
-	}
-	r.devs.Heal()
-	r.reopen()
-	if s2, err := r.pool.Stats(context.Background()); err != nil || s2.Retired != s.Retired {
-		t.Fatalf("after a restart: %+v, was %+v (%v)", s2, s, err)
-	}
-	r.close()
-}
-
-// TestFlushErrorStopsAcknowledging: after a failed flush nothing is acknowledged until the pool is opened again.
-func TestFlushErrorStopsAcknowledging(t *testing.T) {
-	r := newRig(t, 27)
-	v := r.volume("g", "v", 100)
-	r.put(v, 1, 0, 1)
-	r.devs.Inject(ringtest.Fault{Kind: ringtest.Fails, Op: ring.OpFlush, Device: 0})
-	if err := r.w.Seal(1, v); err != nil {
-		t.Fatal(err)
-	}
-	for range 50 {
-		if _, err := r.pool.Step(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if _, err := v.group.State(context.Background()); !errors.Is(err, ErrFailed) {
-		t.Fatalf("state after a failed flush: %v", err)
-	}
-	if err := v.group.Link(context.Background(), Command{1, 1}); !errors.Is(err, ErrFailed) {
-		t.Fatalf("link after a failed flush: %v", err)
-	}
-}
-
-func TestDeleteVolume(t *testing.T) {
-	r := newRig(t, 28)
-	v := r.volume("g", "v", 2000)
-	for b := range VBlock(2000) {
-		r.put(v, 1, b, 1)
-	}
-	r.seal(1, v)
-	r.commit(v.group, 1)
-	ctx := context.Background()
-	if err := r.pool.DeleteVolume(ctx, "g", "v"); !errors.Is(err, ErrState) {
-		t.Fatalf("a volume bound to a writer was deleted: %v", err)
-	}
-	if err := errors.Join(r.pool.Checkpoint(ctx), r.w.Unbind(v), r.pool.DeleteVolume(ctx, "g", "v")); err != nil {
-		t.Fatal(err)
-	}
-	r.settle()
-	if r.used() != 0 {
-		t.Fatalf("%d blocks used", r.used())
-	}
-	r.reopen()
-	v = r.volume("g", "v", 2000)
-	r.want(v, 5, 0)
-	r.put(v, 2, 5, 9)
-	r.seal(2, v)
-	r.commit(v.group, 2)
-	r.reopen()
-	r.want(r.vol("g", "v"), 5, 9)
-	r.close()
-}
-
-// TestCGTooLargeForTheJournal is refused at once and said: waiting for room would hold the group up for ever. The group
-// goes on with a smaller one.
-func TestCGTooLargeForTheJournal(t *testing.T) {
-	r := newRig(t, 29, 32<<20)
-	r.close()
-	if _, err := Format(r.devs, FormatOptions{ExtentBlocks: 64, JournalBytes: 2 << 20}); err != nil {
-		t.Fatal(err)
-	}
-	r.open()
-	var refused error
-	r.pool.opts.OnRefused = func(_ string, _ uint64, err error) { refused = err }
-	v := r.volume("g", "v", 1<<20)
-	for b := VBlock(0); b < 50000; b += maxPointZeroes {
-		if err := r.w.Zero(v, 1, b, maxPointZeroes); err != nil {
-			t.Fatal(err)
-		}
-	}
-	r.put(v, 1, 60000, 1)
-	r.seal(1, v)
-	if !errors.Is(refused, ErrCGTooLarge) || r.state(v.group).Complete != 0 {
-		t.Fatalf("refused with %v; %+v", refused, r.state(v.group))
-	}
-	if r.used() != 0 {
-		t.Fatalf("%d blocks of the refused CG are still used", r.used())
-	}
-	for b := VBlock(0); b < 30000; b += maxPointZeroes {
-		if err := r.w.Zero(v, 2, b, maxPointZeroes); err != nil {
-			t.Fatal(err)
-		}
-	}
-	r.seal(2, v)
-	r.commit(v.group, 2)
 	r.close()
 }

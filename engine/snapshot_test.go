@@ -118,3 +118,21 @@ func (h *history) closeAndCount() error {
 	}
 	return blocksAddUp(h.pool)
 }
+
+// TestDisplacedBlockWaitsForReaders: a block is not reused while a read that began before is on its way.
+func TestDisplacedBlockWaitsForReaders(t *testing.T) {
+	r, v := oneVolume(t, 21, 100)
+	r.final(v, 1, 0, 1)
+	old := r.pool.readers.enter(0)
+	r.final(v, 2, 0, 1)
+	if r.used() != 2 {
+		t.Fatalf("%d blocks used while a reader may still read the displaced one", r.used())
+	}
+	r.want(v, 0, 2)
+	r.pool.readers.leave(old)
+	r.settle()
+	if r.used() != 1 {
+		t.Fatalf("%d blocks used after the reader left", r.used())
+	}
+	r.close()
+}
