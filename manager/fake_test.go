@@ -72,7 +72,7 @@ func (s *site) names() (prim, sec []string) {
 // await waits until pred, which is called with mu held after every message that a control took.
 func (s *site) await(what string, pred func() bool) {
 	s.t.Helper()
-	guard := time.AfterFunc(20*time.Second, func() {
+	guard := time.AfterFunc(time.Minute, func() {
 		s.mu.Lock()
 		s.late = true
 		s.cond.Broadcast()
