@@ -101,8 +101,9 @@ type member struct {
 	connected bool
 	everSeen  bool
 	instance  wire.UUID
-	lastError string // of the connection
-	refused   string // the last error it sent, until it answers again
+	lastError string    // of the connection
+	since     time.Time // of the connection, or of its end; zero before the first
+	refused   string    // the last error it sent, until it answers again
 
 	// Of the connection: questions not answered yet, and when the oldest was asked.
 	opens, queries        int
@@ -261,7 +262,7 @@ func (c *Core) onConnected(ev Connected) {
 		return
 	}
 	restarted := m.everSeen && m.instance != ev.Instance
-	m.connected, m.everSeen, m.instance, m.lastError = true, true, ev.Instance, ""
+	m.connected, m.everSeen, m.instance, m.lastError, m.since = true, true, ev.Instance, "", c.now
 	m.opens, m.queries, m.fresh = 0, 0, false
 	c.send(m, &wire.Fence{Command: c.command(0)})
 	if m.role == wire.RolePrimary {
@@ -290,7 +291,7 @@ func (c *Core) onDisconnected(ev Disconnected) {
 		return
 	}
 	m.connected, m.opens, m.queries, m.fresh = false, 0, 0, false
-	m.lastError = "disconnected: " + ev.Reason
+	m.lastError, m.since = "disconnected: "+ev.Reason, c.now
 	if m.role == wire.RoleSecondary && m.visit != visitDone {
 		m.visit = visitPending
 	}

@@ -116,7 +116,9 @@ type ControlStatus struct {
 	Name      string `json:"name"`
 	Role      string `json:"role"` // "primary", "secondary"
 	Connected bool   `json:"connected"`
-	Error     string `json:"error,omitempty"` // the last one, if nothing succeeded since
+	// Since is when the connection was made, or when it ended; nil if there was none yet.
+	Since *time.Time `json:"since"`
+	Error string     `json:"error,omitempty"` // the last one, if nothing succeeded since
 
 	// Of a primary: Held has the time from sending HOLD to its answer, which is how long its writes in progress took to end; Hold
 	// that to its answer to THAW: no host write on it waited longer.
@@ -165,6 +167,10 @@ func (c *Core) Status(now time.Time) Status {
 
 func (c *Core) controlStatus(m *member, now time.Time) ControlStatus {
 	s := ControlStatus{Name: m.name, Role: "primary", Connected: m.connected, Error: m.problem()}
+	if !m.since.IsZero() {
+		since := m.since
+		s.Since = &since
+	}
 	if m.role == wire.RolePrimary {
 		held, hold := m.heldTimes.percentiles(), m.holdTimes.percentiles()
 		s.Held, s.Hold = &held, &hold
