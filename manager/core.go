@@ -141,7 +141,13 @@ type Core struct {
 	timer     time.Time
 	nextID    uint64
 	prim, sec []*member
-	byName    map[string]*member
+	// members are the controls as the operator left them, durable when membersID is 0; prim and sec are those that take part,
+	// joining those that will.
+	members    Members
+	membersID  uint64 // Persist in flight, 0 none
+	joining    []*member
+	configured Group
+	byName     map[string]*member
 
 	st       State
 	round    uint64 // CG being formed, or given up
@@ -185,18 +191,30 @@ func NewCore(g Group, s Settings, rec Recovered, now time.Time) (*Core, error) {
 	if err := s.Validate(); err != nil {
 		return nil, err
 	}
+	configured, members := g, Members{Primaries: g.Primaries, Secondaries: g.Secondaries}
+	if rec.Members != nil {
+		if err := rec.Members.check(); err != nil {
+			return nil, err
+		}
+		members = *rec.Members
+		g.Primaries, g.Secondaries = members.Primaries, members.Secondaries
+	}
 	c := &Core{
+		configured: configured, members: members,
 		group: g, epoch: rec.Epoch, settings: s, paused: rec.Paused, logKnown: rec.Known, now: now,
 		byName: map[string]*member{}, decided: rec.Decided, high: rec.Reserved, reserved: rec.Reserved,
 		starting: true,
 	}
-	c.prim = c.members(g.Primaries, wire.RolePrimary)
-	c.sec = c.members(g.Secondaries, wire.RoleSecondary)
+	c.prim = c.membersOf(g.Primaries, wire.RolePrimary)
+	c.sec = c.membersOf(g.Secondaries, wire.RoleSecondary)
+	for _, j := range members.Joining {
+		c.joining = append(c.joining, c.newJoining(j))
+	}
 	return c, nil
 }
 
-// members are kept in order of name, so that every run sends in the same order.
-func (c *Core) members(names []string, role wire.Role) []*member {
+// membersOf are kept in order of name, so that every run sends in the same order.
+func (c *Core) membersOf(names []string, role wire.Role) []*member {
 	names = slices.Sorted(slices.Values(names))
 	out := make([]*member, len(names))
 	for i, n := range names {
@@ -219,7 +237,11 @@ func (c *Core) Step(now time.Time, ev Event) []Action {
 		c.now = now
 	}
 	// Time first: an answer that arrives after its deadline was passed is late, even if nobody ticked.
+	polls := !c.now.Before(c.nextPoll)
 	c.timers()
+	if polls {
+		c.pollJoining(func(since time.Time) bool { return c.now.Sub(since) >= c.settings.CommandTimeout })
+	}
 	switch ev := ev.(type) {
 	case Tick:
 	case Connected:
@@ -238,6 +260,8 @@ func (c *Core) Step(now time.Time, ev Event) []Action {
 		c.setPaused(true)
 	case Resume:
 		c.setPaused(false)
+	case ChangeMembers:
+		c.onMembers(ev.Members)
 	}
 	c.advance()
 	c.rearm()
@@ -246,6 +270,7 @@ func (c *Core) Step(now time.Time, ev Event) []Action {
 
 // advance takes the steps that depend on several events having come together.
 func (c *Core) advance() {
+	c.changeMembers()
 	switch c.st {
 	case StateIdle:
 		c.tryHold()
@@ -263,16 +288,22 @@ func (c *Core) onConnected(ev Connected) {
 	}
 	restarted := m.everSeen && m.instance != ev.Instance
 	m.connected, m.everSeen, m.instance, m.lastError, m.since = true, true, ev.Instance, "", c.now
+	if slices.Contains(c.joining, m) {
+		m.refused = ""
+	}
 	m.opens, m.queries, m.fresh = 0, 0, false
 	c.send(m, &wire.Fence{Command: c.command(0)})
 	if m.role == wire.RolePrimary {
+		if slices.Contains(c.joining, m) {
+			return
+		}
 		if c.open != 0 && c.st != StateStarting && c.st != StateReverting && c.st != StateHalted {
 			c.sendOpen(m)
 		}
 		return
 	}
 	c.asked(m) // a secondary answers a fence with its state
-	if c.st != StateReverting {
+	if c.st != StateReverting || slices.Contains(c.joining, m) {
 		return
 	}
 	// What a secondary forgot it must be told again; that is known of a restart only.
@@ -292,6 +323,9 @@ func (c *Core) onDisconnected(ev Disconnected) {
 	}
 	m.connected, m.opens, m.queries, m.fresh = false, 0, 0, false
 	m.lastError, m.since = "disconnected: "+ev.Reason, c.now
+	if slices.Contains(c.joining, m) {
+		return
+	}
 	if m.role == wire.RoleSecondary && m.visit != visitDone {
 		m.visit = visitPending
 	}
@@ -314,6 +348,10 @@ func (c *Core) onDisconnected(ev Disconnected) {
 func (c *Core) onReceived(ev Received) {
 	m := c.byName[ev.From]
 	if m == nil || !m.connected || c.st == StateHalted {
+		return
+	}
+	if slices.Contains(c.joining, m) {
+		c.fromJoining(m, ev.Message)
 		return
 	}
 	if e, ok := ev.Message.(*wire.Error); ok {

@@ -66,7 +66,7 @@ func (f *faults) step() {
 	w := f.w
 	switch k := f.pick(1000); {
 	case k < 330: // a fair turn, else deep states are hardly ever reached
-		w.beginWrite(f.pick(len(w.prim)), f.pick(len(w.sec)))
+		w.beginWrite(f.pick(w.baseP), f.pick(w.baseS))
 		if !w.pump() {
 			w.tick()
 		}
@@ -79,7 +79,7 @@ func (f *faults) step() {
 	case k < 750:
 		w.primHeld(f.pick(len(w.prim)))
 	case k < 800:
-		w.beginWrite(f.pick(len(w.prim)), f.pick(len(w.sec)))
+		w.beginWrite(f.pick(w.baseP), f.pick(w.baseS))
 	case k < 850:
 		w.endWrite()
 	case k < 880:

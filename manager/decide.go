@@ -92,7 +92,7 @@ func assessLog(d Decision, controls []ControlState) Plan {
 	var release, revert []ControlState
 	for _, c := range controls {
 		switch {
-		case c.Final == d.CG && c.Revertible():
+		case c.Revertible() && (c.Final == d.CG || isNew(d, c)):
 			revert = append(revert, c)
 		case c.Final == d.CG, isNew(d, c):
 		case c.Linked == d.CG:
@@ -112,9 +112,9 @@ func assessLog(d Decision, controls []ControlState) Plan {
 	return Plan{Row: RowLog, Action: PlanNothing, CG: d.CG, Why: fmt.Sprintf("the log's newest decision is CG %d, and every control has it final", d.CG)}
 }
 
-// isNew says whether a control joined the group after the decision: its first CG will bring a whole copy.
+// isNew says whether a control joined the group after the decision: its first CG will bring a whole copy. That CG it may link.
 func isNew(d Decision, c ControlState) bool {
-	return c.Final == 0 && c.Linked == 0 && !contains(d.Secondaries, c.Name)
+	return c.Final == 0 && !contains(d.Secondaries, c.Name)
 }
 
 // Decide tells what to do with a group when the decision log is lost, from what the secondary controls

@@ -48,6 +48,30 @@
 //	HOLD -> IDLE (attempt given up, n stays open)
 //	IDLE, HOLD, THAW, DRAIN, LINK -> REVERTING -> IDLE
 //
+// # Members
+//
+// The controls of a group are those of the configuration, until an operator changes them while the group runs. Then the decision
+// log holds the list of members, with a version that grows by one with each change, and it has priority over the
+// configuration, as the tunables in it have; status and an alert say where the two differ.
+//
+// A change is durable before it is answered, and takes effect at a boundary: a moment at which nothing is between its cut and its
+// decision, so that a start of a manager with the new list would come to the same. The recovery point stays what it is.
+//
+//   - A control that was added is *joining* at first: it is fenced, but takes part in nothing, and the group goes on with the others
+//     for as long as it is not there. Once it is, the next boundary is used: that it is a member becomes durable; then the open CG is
+//     discarded on every secondary, the new one included, whose primaries may have sent it CGs that nobody had it
+//     link; and the next CG, which has the changes of the discarded one and the first copies to the new control, is the
+//     first with it. No drain timeout applies to that one. Until it is final, the group's recovery point is the one from
+//     before, on the secondaries that have it. A CG that is being drained is given up when a control is ready to join, or is removed: it
+//     may be waiting for just that one. Its changes are in the next.
+//   - A control that was removed takes part until the next boundary, an open revert included: so a control that is lost for good
+//     does not keep its group from going on, once an operator has said so. A secondary keeps what it has, and nobody
+//     commands it any more. To come back, it needs a pool that was not in the group.
+//   - What a removed control has in common with those that stay, an operator must take apart as well: a primary that still has
+//     a copy on a removed secondary cannot drain a CG, and a secondary cannot complete one while it has a volume
+//     of a removed primary. Both are said in the status as what the group waits for.
+//   - The last primary and the last secondary cannot be removed. Without its log a manager that starts takes the configuration.
+//
 // # Times
 //
 // The coordination timeout bounds how long a host's write can wait for a cut: it is the

@@ -38,6 +38,8 @@ type (
 	Pause struct{}
 	// Resume ends Pause.
 	Resume struct{}
+	// ChangeMembers changes the controls of the group: Members.With or Members.Without of the present ones.
+	ChangeMembers struct{ Members Members }
 )
 
 func (Tick) event()         {}
@@ -49,6 +51,8 @@ func (NotDurable) event()   {}
 func (SetSettings) event()  {}
 func (Pause) event()        {}
 func (Resume) event()       {}
+
+func (ChangeMembers) event() {}
 
 // Action is something that [Core.Step] wants done, in the order given.
 type Action interface{ action() }
@@ -72,6 +76,13 @@ type (
 	// Reconnect asks for the connection to a peer to be closed (Disconnected follows) and made anew: the peer left
 	// a command unanswered.
 	Reconnect struct{ Peer, Reason string }
+	// Join asks for a connection to a control that the group had no part of; Connected follows, at once if there is one.
+	Join struct {
+		Peer string
+		Role wire.Role
+	}
+	// Leave says that the group has no part of a control any more: nothing of it is given to the core.
+	Leave struct{ Peer string }
 )
 
 func (Send) action()      {}
@@ -79,6 +90,8 @@ func (Persist) action()   {}
 func (Audit) action()     {}
 func (SetTimer) action()  {}
 func (Reconnect) action() {}
+func (Join) action()      {}
+func (Leave) action()     {}
 
 // Record is one durable change of the decision log; fields that are nil or zero do not change.
 type Record struct {
@@ -90,6 +103,8 @@ type Record struct {
 	Settings *Settings
 	// Paused replaces the paused flag.
 	Paused *bool
+	// Members replaces the controls of the group.
+	Members *Members
 }
 
 // Decision is the record DECIDED(n).
@@ -116,6 +131,8 @@ type Recovered struct {
 	// Settings are the tunables; nil if none were recorded.
 	Settings *Settings
 	Paused   bool
+	// Members are the controls of the group; nil if they were never changed: those of the configuration.
+	Members *Members
 }
 
 // Entry is one line of the audit log.
@@ -153,6 +170,7 @@ const (
 	EntryHalt        EntryKind = "halt"         // the manager refuses to go on
 	EntrySettings    EntryKind = "settings"     // tunables changed
 	EntryPause       EntryKind = "pause"        // paused or resumed
+	EntryMembers     EntryKind = "members"      // a control was added or removed, or that took effect
 	EntryOverride    EntryKind = "override"     // an operator had one control left out of a recovery
 	EntryAlert       EntryKind = "alert"        // an alert was raised or ended
 )

@@ -38,12 +38,13 @@ var (
 	reservedKey   = []byte("reserved")
 	settingsKey   = []byte("settings")
 	pausedKey     = []byte("paused")
+	membersKey    = []byte("members")
 )
 
 const logFormat = 1
 
 // boltLog keeps the log in one bbolt file: bucket "groups", in it one bucket per group with the keys epoch, reserved
-// (u64, big-endian), settings (JSON), paused (one byte) and the bucket decided: CG number (u64, big-endian) to Decision (JSON).
+// (u64, big-endian), settings (JSON), members (JSON), paused (one byte) and the bucket decided: CG number (u64, big-endian) to Decision (JSON).
 type boltLog struct{ db *bolt.DB }
 
 // OpenLog opens the decision log in a bbolt file, and makes it if it does not exist. The file is locked: a second manager on it is
@@ -144,6 +145,12 @@ func readGroup(b *bolt.Bucket) (rec Recovered, err error) {
 	if v := b.Get(pausedKey); v != nil {
 		rec.Paused = len(v) == 1 && v[0] == 1
 	}
+	if v := b.Get(membersKey); v != nil {
+		rec.Members = new(Members)
+		if err := json.Unmarshal(v, rec.Members); err != nil {
+			return rec, fmt.Errorf("key %s: %w", membersKey, err)
+		}
+	}
 	ds, err := decisions(b, 1)
 	if len(ds) > 0 {
 		rec.Decided = ds[0]
@@ -194,6 +201,10 @@ func appendRecord(b *bolt.Bucket, r Record) error {
 	if r.Settings != nil {
 		v, err := json.Marshal(r.Settings)
 		errs = append(errs, err, b.Put(settingsKey, v))
+	}
+	if r.Members != nil {
+		v, err := json.Marshal(r.Members)
+		errs = append(errs, err, b.Put(membersKey, v))
 	}
 	if r.Paused != nil {
 		v := []byte{0}

@@ -38,6 +38,9 @@ type world struct {
 	prim []*mprim
 	sec  []*msec
 	link map[string]*mlink
+	// Controls from baseP and baseS on are spare: no write concerns them, and they are no members at first.
+	baseP, baseS int
+	away         func(name string) bool // controls that cannot be reached; may be nil
 
 	acked       []int // the chain of dependent writes, in order
 	writing     *mwrite
@@ -108,8 +111,12 @@ type msec struct {
 	linkedBack, discardCalls int
 }
 
-func newWorld(t tester, nP, nS int, set Settings) *world {
-	w := &world{t: t, set: set, now: time.Unix(1000, 0), link: map[string]*mlink{}}
+func newWorld(t tester, nP, nS int, set Settings) *world { return newWorldWith(t, nP, nS, 0, set) }
+
+// newWorldWith makes a world with spare primaries and as many spare secondaries.
+func newWorldWith(t tester, nP, nS, spare int, set Settings) *world {
+	w := &world{t: t, set: set, now: time.Unix(1000, 0), link: map[string]*mlink{}, baseP: nP, baseS: nS}
+	nP, nS = nP+spare, nS+spare
 	w.group.Name = "g"
 	for i := range nP {
 		p := &mprim{name: fmt.Sprintf("p%d", i+1)}
@@ -128,8 +135,56 @@ func newWorld(t tester, nP, nS int, set Settings) *world {
 		w.group.Secondaries = append(w.group.Secondaries, s.name)
 		w.link[s.name] = &mlink{}
 	}
+	w.group.Primaries, w.group.Secondaries = w.group.Primaries[:w.baseP], w.group.Secondaries[:w.baseS]
 	w.startManager()
 	return w
+}
+
+// takesPart says whether a control is one of those with which the manager forms CGs.
+func (w *world) takesPart(name string) bool {
+	return slices.ContainsFunc(slices.Concat(w.core.prim, w.core.sec), func(m *member) bool { return m.name == name })
+}
+
+// members are the secondaries that take part.
+func (w *world) members() (out []*msec) {
+	for _, s := range w.sec {
+		if w.takesPart(s.name) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// change adds or removes a control. One that is added comes with volumes that were just made.
+func (w *world) change(name, role string) error {
+	m := w.core.Members()
+	var err error
+	if m.Has(name) {
+		m, err = m.Without(name)
+	} else if m, err = m.With(name, role); err == nil && w.core.byName[name] == nil {
+		w.remake(name)
+	}
+	if err == nil {
+		w.step(ChangeMembers{m})
+	}
+	return err
+}
+
+func (w *world) remake(name string) {
+	for i, p := range w.prim {
+		if p.name == name {
+			w.crashPrimary(i)
+		}
+	}
+	for i, s := range w.sec {
+		if s.name == name {
+			*s = msec{name: name, inst: s.inst + 1, epoch: s.epoch, image: map[int]bool{}, compl: map[uint64]map[int]bool{}}
+			s.forget(len(w.prim))
+			for _, p := range w.prim {
+				p.data[i], p.sent[i] = nil, map[uint64]int{}
+			}
+		}
+	}
 }
 
 func (s *msec) forget(nP int) {
@@ -186,8 +241,8 @@ func (w *world) forgetHighest() {
 
 func (w *world) makeDurable(r Record) {
 	if r.Decided != nil {
-		if r.Decided.Cut.IsZero() == false || r.Decided.CG > w.everDecided {
-			w.checkDecision(r.Decided.CG)
+		if r.Members == nil && (!r.Decided.Cut.IsZero() || r.Decided.CG > w.everDecided) { // else it is told again, without a control
+			w.checkDecision(*r.Decided)
 		}
 		w.rec.Decided = *r.Decided
 		w.everDecided = max(w.everDecided, r.Decided.CG)
@@ -201,16 +256,36 @@ func (w *world) makeDurable(r Record) {
 	if r.Paused != nil {
 		w.rec.Paused = *r.Paused
 	}
+	if r.Members != nil {
+		if r.Members.Version != w.membersVersion()+1 {
+			w.t.Fatalf("members of version %d after %d", r.Members.Version, w.membersVersion())
+		}
+		w.rec.Members = r.Members
+	}
 	if r.Decided != nil || r.Reserve != 0 {
 		w.rec.Known = true
 	}
 }
 
+func (w *world) membersVersion() uint64 {
+	if w.rec.Members == nil {
+		return 0
+	}
+	return w.rec.Members.Version
+}
+
 // checkDecision: R3, DECIDED(n) only if every secondary has n linked; and the cut is consistent: what n shows is a prefix
 // of the dependent writes.
-func (w *world) checkDecision(n uint64) {
+func (w *world) checkDecision(d Decision) {
+	n := d.CG
 	var sets []map[int]bool
 	for _, s := range w.sec {
+		if !contains(d.Secondaries, s.name) {
+			if n > w.everDecided && w.takesPart(s.name) {
+				w.t.Fatalf("DECIDED(%d) without %s", n, s.name)
+			}
+			continue
+		}
 		if s.linked != n {
 			w.t.Fatalf("R3: DECIDED(%d) but %s links %d", n, s.name, s.linked)
 		}
@@ -247,6 +322,8 @@ func (w *world) step(ev Event) {
 			w.timer = a.At
 		case Reconnect:
 			defer w.disconnect(a.Peer, a.Reason)
+		case Leave:
+			*w.link[a.Peer] = mlink{}
 		}
 	}
 	if w.core.State() == StateHalted && !w.halts {
@@ -266,7 +343,7 @@ func (w *world) checkSend(a Send) {
 	}
 	switch a.Message.Type() {
 	case wire.TypeLink:
-		for _, s := range w.sec {
+		for _, s := range w.members() {
 			if s.complete < h.CG {
 				w.t.Fatalf("R1: LINK(%d) sent, %s has complete %d", h.CG, s.name, s.complete)
 			}
@@ -301,7 +378,11 @@ func (w *world) checkStatus() {
 	if st.RecoveryPoint == nil {
 		return
 	}
-	if !slices.ContainsFunc(w.sec, func(s *msec) bool { return s.final >= *st.RecoveryPoint }) {
+	// The one that had it final may have been removed since; then it is decided, and another one is about to make it final.
+	removed := func(s *msec) bool {
+		return w.baseS < len(w.sec) && s.linked >= *st.RecoveryPoint && w.rec.Decided.CG >= *st.RecoveryPoint
+	}
+	if !slices.ContainsFunc(w.sec, func(s *msec) bool { return s.final >= *st.RecoveryPoint || removed(s) }) {
 		w.t.Fatalf("R5: recovery point %d reported, no secondary has it final", *st.RecoveryPoint)
 	}
 }
@@ -312,7 +393,7 @@ func head(m wire.Message) wire.Command { return *m.(wire.Commanded).Head() }
 
 func (w *world) connect(name string) {
 	l := w.link[name]
-	if l.up {
+	if l.up || w.core.byName[name] == nil || w.away != nil && w.away(name) {
 		return
 	}
 	*l = mlink{up: true}
@@ -566,7 +647,10 @@ func (w *world) toSecondary(pi, si int) bool {
 
 func (w *world) tryComplete(s *msec, cg uint64) {
 	set := map[int]bool{}
-	for i := range w.prim {
+	for i, p := range w.prim {
+		if i >= w.baseP && !w.takesPart(p.name) {
+			continue
+		}
 		if !s.mani[i][cg] {
 			return
 		}
@@ -644,7 +728,7 @@ func (w *world) secRelease(s *msec, h wire.Command) {
 // checkCommon: whenever every secondary has the same CG final, what they show together is a prefix of the writes.
 func (w *world) checkCommon() {
 	var sets []map[int]bool
-	for _, s := range w.sec {
+	for _, s := range w.members() {
 		if s.final != w.sec[0].final {
 			return
 		}
@@ -723,12 +807,12 @@ func (w *world) pump() bool {
 
 func (w *world) turns() []func() bool {
 	out := []func() bool{w.persistOne}
-	for _, n := range slices.Concat(w.group.Primaries, w.group.Secondaries) {
+	for _, n := range w.names() {
 		out = append(out,
 			func() bool {
 				up := w.link[n].up
 				w.connect(n)
-				return !up
+				return w.link[n].up && !up
 			},
 			func() bool { return w.toManager(n) },
 			func() bool { return w.toPeer(n) })
@@ -742,6 +826,16 @@ func (w *world) turns() []func() bool {
 		}
 	}
 	return append(out, w.endWrite)
+}
+
+func (w *world) names() (out []string) {
+	for _, p := range w.prim {
+		out = append(out, p.name)
+	}
+	for _, s := range w.sec {
+		out = append(out, s.name)
+	}
+	return out
 }
 
 // tick lets time pass until the manager's timer is due.
@@ -763,7 +857,7 @@ func (w *world) until(what string, pred func() bool) {
 		if pred() {
 			return
 		}
-		w.beginWrite(i%len(w.prim), i/2%len(w.sec))
+		w.beginWrite(i%w.baseP, i/2%w.baseS)
 		if !w.pump() || i%50 == 49 {
 			w.tick()
 		}

@@ -45,8 +45,9 @@ type Options struct {
 	// Watch, if not nil, is called with every audit entry, in order. It must return at once.
 	Watch func(Entry)
 
-	// recovering: see Recover.
+	// recovering, and without whom: see Recover.
 	recovering bool
+	absent     []Absence
 
 	// dial replaces the network in tests.
 	dial func(context.Context, string) (*wire.Conn, error)
@@ -98,6 +99,7 @@ type Node struct {
 	groups  []*groupRun // by name
 	byGroup map[string]*groupRun
 	peers   map[string]*peer
+	runPeer func(*peer) // nil before Run
 
 	inbox   chan func() // run by the loop's goroutine
 	records chan record
@@ -148,8 +150,11 @@ func NewNode(ctx context.Context, o Options) (*Node, error) {
 		}
 	}
 	slices.SortFunc(n.groups, func(a, b *groupRun) int { return cmp.Compare(a.name, b.name) })
-	for _, c := range o.Controls {
-		n.peers[c.Name] = &peer{node: n, Control: c, groups: n.groupsOf(c.Name)}
+	for _, g := range n.groups {
+		for _, m := range slices.Concat(g.core.prim, g.core.sec, g.core.joining) {
+			p := n.peerOf(m.name, m.role)
+			p.groups = append(p.groups, g)
+		}
 	}
 	if o.Listen == "" {
 		return n, nil
@@ -167,6 +172,9 @@ func (n *Node) addGroup(g GroupOptions) error {
 		return err
 	}
 	rec.Paused = rec.Paused || n.opts.recovering // here only, not in the log
+	if m := rec.Members; m != nil {
+		m.Secondaries = slices.DeleteFunc(m.Secondaries, func(name string) bool { return isAbsent(n.opts.absent, name) })
+	}
 	core, err := NewCore(g.Group, g.Settings, rec, time.Now())
 	if err != nil {
 		return err
@@ -177,14 +185,46 @@ func (n *Node) addGroup(g GroupOptions) error {
 	return n.audit(Entry{Time: time.Now(), Group: g.Name, Epoch: rec.Epoch, CG: rec.Decided.CG, Kind: EntryStart, Did: "manager " + n.opts.Name + " took over"})
 }
 
-func (n *Node) groupsOf(control string) []*groupRun {
-	var out []*groupRun
-	for _, g := range n.groups {
-		if g.core.byName[control] != nil {
-			out = append(out, g)
-		}
+// peerOf finds or makes the peer of a control. One that the options do not name was added while the group ran; its name is
+// its address.
+func (n *Node) peerOf(name string, role wire.Role) *peer {
+	if p := n.peers[name]; p != nil {
+		return p
 	}
-	return out
+	c := Control{Name: name, Role: role, Addr: name}
+	if i := slices.IndexFunc(n.opts.Controls, func(x Control) bool { return x.Name == name }); i >= 0 {
+		c = n.opts.Controls[i]
+	}
+	p := &peer{node: n, Control: c}
+	n.peers[name] = p
+	return p
+}
+
+// join gives a group a part of a control, and what must be told of it afterwards.
+func (n *Node) join(g *groupRun, a Join) (then func()) {
+	_, known := n.peers[a.Peer]
+	p := n.peerOf(a.Peer, a.Role)
+	p.groups = append(p.groups, g)
+	if !known && n.runPeer != nil {
+		n.runPeer(p)
+	}
+	if p.link == nil {
+		return func() {}
+	}
+	return func() { n.step(g, Connected{p.Name, p.instance}) }
+}
+
+// leave takes a group's part of a control away; a control of no group is not spoken to any more.
+func (n *Node) leave(g *groupRun, name string) {
+	p := n.peers[name]
+	p.groups = slices.DeleteFunc(p.groups, func(x *groupRun) bool { return x == g })
+	if len(p.groups) > 0 {
+		return
+	}
+	delete(n.peers, name)
+	if p.cancel != nil {
+		p.cancel()
+	}
 }
 
 // Addr is where the node listens for tools; nil if it does not.
@@ -201,10 +241,19 @@ func (n *Node) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	n.wg.Go(n.keepRecords)
-	for _, p := range n.peers {
-		if n.speaksTo(p.Control) {
-			n.wg.Go(func() { p.run(ctx) })
+	n.runPeer = func(p *peer) {
+		if !n.speaksTo(p.Control) {
+			return
 		}
+		its, stop := context.WithCancel(ctx)
+		p.cancel = stop
+		n.wg.Go(func() {
+			defer stop()
+			p.run(its)
+		})
+	}
+	for _, p := range n.peers {
+		n.runPeer(p)
 	}
 	if n.listener != nil {
 		d := desk{n.listener, n.opts.Wire, n.hello, n.log, n.answerTool}
@@ -249,6 +298,7 @@ func (n *Node) post(f func()) bool {
 
 // step gives an event to a core and does what it wants. Only the loop calls it.
 func (n *Node) step(g *groupRun, ev Event) {
+	var then []func()
 	for _, a := range slices.Clone(g.core.Step(time.Now(), ev)) {
 		switch a := a.(type) {
 		case Send:
@@ -264,7 +314,14 @@ func (n *Node) step(g *groupRun, ev Event) {
 			n.setTimer(g, a.At)
 		case Reconnect:
 			n.peers[a.Peer].drop(errors.New(a.Reason))
+		case Join:
+			then = append(then, n.join(g, a))
+		case Leave:
+			n.leave(g, a.Peer)
 		}
+	}
+	for _, f := range then {
+		f()
 	}
 	n.noteRecovered()
 }
@@ -291,7 +348,7 @@ func (n *Node) audit(e Entry) error {
 	switch e.Kind {
 	case EntryRevertBegin, EntryHalt, EntryStandby, EntryAlert, EntryUnreachable, EntryHoldFailed, EntryOverride:
 		n.log.Warn(string(e.Kind), "group", e.Group, "cg", e.CG, "control", e.Control, "said", e.Said, "did", e.Did)
-	case EntryStart, EntryPlan, EntryVisit, EntryReverted, EntryRevertEnd, EntrySettings, EntryPause:
+	case EntryStart, EntryPlan, EntryVisit, EntryReverted, EntryRevertEnd, EntrySettings, EntryPause, EntryMembers:
 		n.log.Info(string(e.Kind), "group", e.Group, "cg", e.CG, "control", e.Control, "said", e.Said, "did", e.Did)
 	}
 	return err
@@ -356,6 +413,39 @@ func (n *Node) Tune(ctx context.Context, group string, object []byte) error {
 			return nil, fmt.Errorf("%w: %w", err, wire.ErrState)
 		}
 		return SetSettings{s}, nil
+	})
+}
+
+// AddControl adds a control to a running group; durable when it returns. It takes part once it is connected and a CG has
+// ended: see "Members" in the package comment.
+func (n *Node) AddControl(ctx context.Context, group, name, role string) error {
+	if p, elsewhere := n.controlRole(name); elsewhere && p != role {
+		return fmt.Errorf("manager: control %s is a %s: %w: %w", name, p, ErrMembers, wire.ErrState)
+	}
+	return n.changeMembers(ctx, group, func(m Members) (Members, error) { return m.With(name, role) })
+}
+
+// controlRole is the role of a control that the options name.
+func (n *Node) controlRole(name string) (string, bool) {
+	i := slices.IndexFunc(n.opts.Controls, func(x Control) bool { return x.Name == name })
+	if i < 0 {
+		return "", false
+	}
+	return n.opts.Controls[i].Role.String(), true
+}
+
+// RemoveControl removes a control from a running group; durable when it returns. It takes part until the next boundary.
+func (n *Node) RemoveControl(ctx context.Context, group, name string) error {
+	return n.changeMembers(ctx, group, func(m Members) (Members, error) { return m.Without(name) })
+}
+
+func (n *Node) changeMembers(ctx context.Context, group string, change func(Members) (Members, error)) error {
+	return n.changeBy(ctx, group, func(c *Core) (Event, error) {
+		m, err := change(c.Members())
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", err, wire.ErrState)
+		}
+		return ChangeMembers{m}, nil
 	})
 }
 

@@ -24,6 +24,9 @@ type peer struct {
 	Control
 	groups []*groupRun // in which it takes part
 	link   *link       // owned by the loop; nil while not connected
+	// instance of the control on this link. Owned by the loop.
+	instance wire.UUID
+	cancel   context.CancelFunc // ends run; nil before
 	// complaint is the last reason logged for there being no connection. Owned by the loop.
 	complaint string
 }
@@ -122,7 +125,7 @@ func (p *peer) session(ctx context.Context) error {
 		return err
 	}
 	if !p.node.post(func() {
-		p.link, p.complaint = l, ""
+		p.link, p.instance, p.complaint = l, hello.Instance, ""
 		p.tell(Connected{p.Name, hello.Instance})
 	}) {
 		l.end(errEnded)

@@ -62,7 +62,7 @@ type Absence struct {
 // Controls that are absent have no part in the decision. Each is recorded in the audit log. Should one show something
 // else when it comes back, then a manager that starts with it refuses to go on.
 func Recover(ctx context.Context, o Options, absent []Absence) ([]Status, error) {
-	o.Listen, o.recovering = "", true
+	o.Listen, o.recovering, o.absent = "", true, absent
 	o.Groups = slices.Clone(o.Groups)
 	for i := range o.Groups {
 		g := &o.Groups[i].Group

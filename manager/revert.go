@@ -19,6 +19,7 @@ const (
 	CauseLost       Cause = "lost"
 	CauseStart      Cause = "start" // not an error: a manager took over
 	CauseHalt       Cause = "halt"
+	CauseMembers    Cause = "members" // not an error: the controls of the group changed
 )
 
 // abandon gives up the round before its decision and visits every secondary, whatever is known of it.
@@ -26,7 +27,7 @@ func (c *Core) abandon(cause Cause, why string) {
 	if c.st == StateDecided || c.st == StateRelease && !c.starting || c.st == StateHalted || c.st == StateReverting {
 		return // R3: after the decision only forward; and one revert is enough
 	}
-	if cause != CauseStart {
+	if cause != CauseStart && cause != CauseMembers {
 		c.stats.failed++
 		c.stats.fail(c.now, c.round, cause, why)
 		c.failStreak++
@@ -112,8 +113,8 @@ func (c *Core) contradiction(s *member) string {
 	switch {
 	case st.Final == c.final:
 		return ""
-	case st.Final == 0 && st.Linked == 0 && !contains(c.decided.Secondaries, s.name):
-		return "" // new to the group: its first CG will bring a whole copy
+	case isNew(c.decided, controlState(s.name, true, st)):
+		return "" // its first CG brings a whole copy; one that it links was never decided
 	case st.Final == 0 && st.Linked == 0:
 		return fmt.Sprintf("%s is empty but had CG %d: if its pool was replaced, take it out of the group and add it under a new name, "+
 			"so that a whole copy is made knowingly", s.name, c.final)
@@ -133,7 +134,7 @@ func (c *Core) releaseState(s *member) {
 		c.tryFinish()
 	case st.Linked == c.round:
 		c.sendRelease(s)
-	case c.starting && st.Final == 0 && st.Linked == 0 && !contains(c.decided.Secondaries, s.name):
+	case c.starting && isNew(c.decided, controlState(s.name, true, st)):
 		s.final = true
 		c.tryFinish()
 	default:
@@ -169,7 +170,7 @@ func (c *Core) visitState(s *member) {
 
 func (c *Core) sendRevert(s *member) {
 	s.sentAt = c.now
-	r := wire.Revert{Command: c.command(s.revertCG), Discard: c.through >= s.revertCG}
+	r := wire.Revert{Command: c.command(s.revertCG), Discard: c.through >= s.revertCG, Final: c.final}
 	if r.Discard { // else the group is new: no number was ever given out
 		r.Through = c.through
 	}

@@ -243,6 +243,8 @@ func (c *Core) onDurable(id uint64) {
 	case c.reserveID:
 		c.reserveID = 0
 		c.reserved = max(c.reserved, c.reserveTo)
+	case c.membersID:
+		c.membersID = 0
 	case c.decideID:
 		if c.st != StateDecided {
 			return
@@ -324,7 +326,7 @@ func (c *Core) tryFinish() {
 		c.send(p, &wire.FinalNote{Command: c.command(c.round)})
 	}
 	c.stats.formed++
-	c.failStreak = 0
+	c.failStreak, c.linkSent = 0, false
 	c.st = StateIdle
 	c.nextRound = c.cutTime.Add(c.settings.Interval)
 	if c.settings.Interval == 0 {

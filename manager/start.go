@@ -88,6 +88,9 @@ func (c *Core) planFromControls(p Plan) {
 		c.final = p.CG
 		c.decided = Decision{CG: p.CG, Primaries: memberNames(c.prim), Secondaries: memberNames(c.sec)}
 		if p.CG > 0 {
+			// The controls prove it; without a record, a control that joins later would make the next start refuse to decide.
+			d := c.decided
+			c.persist(Record{Decided: &d})
 			c.noteFinal(p.CG)
 		}
 		c.abandon(CauseStart, "manager start, log lost: "+p.Why)

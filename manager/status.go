@@ -108,6 +108,7 @@ type Status struct {
 	Hold Percentiles `json:"hold"`
 
 	Controls []ControlStatus `json:"controls"`
+	Members  MembersStatus   `json:"members"`
 	Alerts   []string        `json:"alerts"`
 }
 
@@ -117,8 +118,9 @@ type ControlStatus struct {
 	Role      string `json:"role"` // "primary", "secondary"
 	Connected bool   `json:"connected"`
 	// Since is when the connection was made, or when it ended; nil if there was none yet.
-	Since *time.Time `json:"since"`
-	Error string     `json:"error,omitempty"` // the last one, if nothing succeeded since
+	Since   *time.Time `json:"since"`
+	Joining bool       `json:"joining,omitempty"` // it was added and does not take part yet
+	Error   string     `json:"error,omitempty"`   // the last one, if nothing succeeded since
 
 	// Of a primary: Held has the time from sending HOLD to its answer, which is how long its writes in progress took to end; Hold
 	// that to its answer to THAW: no host write on it waited longer.
@@ -158,9 +160,14 @@ func (c *Core) Status(now time.Time) Status {
 		cut := c.stats.cut
 		s.RecoveryCut, s.RPOMillis = &cut, millis(now.Sub(cut))
 	}
-	s.Waiting = c.awaited()
+	s.Waiting, s.Members = c.awaited(), c.membersStatus()
 	for _, m := range slices.Concat(c.prim, c.sec) {
 		s.Controls = append(s.Controls, c.controlStatus(m, now))
+	}
+	for _, m := range c.joining {
+		j := c.controlStatus(m, now)
+		j.Joining = true
+		s.Controls = append(s.Controls, j)
 	}
 	return s
 }
@@ -215,6 +222,9 @@ func (c *Core) alerts(now time.Time) []string {
 	}
 	if c.drainStreak >= drainFailLimit {
 		add("%d CGs in a row did not become complete: the drain timeout is not applied until one succeeds", c.drainStreak)
+	}
+	if drift := c.members.drift(c.configured); drift != "" {
+		add("the members in the decision log (version %d) count, and differ from the configuration file: %s", c.members.Version, drift)
 	}
 	for _, m := range slices.Concat(c.prim, c.sec) {
 		if !m.connected {

@@ -2,6 +2,7 @@ package manager
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -122,9 +123,23 @@ func (n *Node) changeGroup(ctx context.Context, conn *wire.Conn, m *wire.GroupCh
 		err = n.Resume(ctx, m.Group)
 	case wire.GroupSet:
 		err = n.Tune(ctx, m.Group, m.JSON)
+	case wire.GroupAdd, wire.GroupRemove:
+		err = n.changeControl(ctx, m)
 	}
 	n.log.Info("group change", "peer", conn.Peer().Node, "group", m.Group, "action", m.Action.String(), "settings", string(m.JSON), "error", err)
 	return err
+}
+
+// changeControl adds or removes the control that a tool names.
+func (n *Node) changeControl(ctx context.Context, m *wire.GroupChange) error {
+	var c wire.GroupControl
+	if err := json.Unmarshal(m.JSON, &c); err != nil {
+		return fmt.Errorf("manager: %v: %w: %w", m.Action, err, wire.ErrState)
+	}
+	if m.Action == wire.GroupRemove {
+		return n.RemoveControl(ctx, m.Group, c.Control)
+	}
+	return n.AddControl(ctx, m.Group, c.Control, c.Role)
 }
 
 // refuseTool tells a tool of a refusal; an error ends the connection.

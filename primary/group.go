@@ -186,7 +186,7 @@ func (c *Core) restart(g *group, cg uint64) {
 	for _, cn := range g.conns {
 		c.dropLane(cn, cn.cut)
 		c.dropLane(cn, cn.open)
-		cn.cut, cn.open = nil, cn.newLane(cg)
+		cn.cut, cn.open, cn.lacks = nil, cn.newLane(cg), 0 // what was lost is in cg
 	}
 	g.open, g.lastCut, g.drained, g.blocks = cg, 0, false, 0
 	g.lost, g.lostReason = 0, ""
@@ -253,7 +253,26 @@ func (c *Core) setFinal(g *group, final uint64) {
 	for _, v := range g.volumes {
 		c.forgetFinal(v, final)
 	}
+	for _, cn := range g.conns {
+		if cn.lacks != 0 && cn.lacks <= final {
+			c.finalWithout(cn)
+		}
+	}
 	c.intent.finalMoved = true
+}
+
+// finalWithout: a CG is final that a secondary does not have. It had no part in that CG, for it has joined the group since; what
+// it got of it does not count, and is forgotten here.
+func (c *Core) finalWithout(cn *conn) {
+	lacked := cn.lacks
+	cn.lacks = 0
+	for _, r := range cn.replicas {
+		r.synced, r.whole = false, fmt.Sprintf("CG %d is final, and the secondary did not have it: it has joined the group since", lacked)
+		c.notice(slog.LevelWarn, "the whole volume is copied", "group", cn.group.name, "volume", r.volume.spec.Name,
+			"secondary", cn.secondary, "reason", r.whole)
+		c.copyWhole(r)
+	}
+	c.intent.snapshotDue = true
 }
 
 // forgetFinal drops what is remembered of CGs up to final; never the open one.

@@ -162,3 +162,32 @@ func TestAttachedMustTellOfEveryVolume(t *testing.T) {
 		t.Errorf("a stream resumed with another volume: %v", err)
 	}
 }
+
+// A CG is final that a secondary had lost: it was no member of the group yet. What it got of that CG, its first copy, does not count.
+func TestFinalWithoutASecondary(t *testing.T) {
+	w := newWorld(t, testOptions(), testSpec())
+	for _, p := range w.peers {
+		p.connect()
+	}
+	w.openCG(1)
+	w.settle()
+	w.hold(time.Second)
+	if w.settle(); !w.thaw() {
+		t.Fatal("not cut")
+	}
+	w.settle()
+	p := w.peers[0] // it takes part from now on: everything is discarded there, and its connection ends
+	p.discard(0)
+	p.complete = 0
+	p.drop(nil)
+	p.restart()
+	p.connect()
+	w.manage(&wire.FinalNote{Command: wire.Command{CG: 1}}) // of the group as it was
+	w.pump()
+	if s := copyOf(w); s.FirstCopyDone || !strings.Contains(s.WholeCopy, "joined") || s.CatchupBlocks == 0 {
+		t.Fatalf("%+v", s)
+	}
+	if s := w.core.Status().Groups[0].Volumes[1].Copies[0]; !s.FirstCopyDone {
+		t.Errorf("the copy on the other secondary: %+v", s)
+	}
+}

@@ -51,7 +51,8 @@ type conn struct {
 	next      int // replica whose catch-up is tried next
 
 	attached  bool
-	unnoted   bool // nothing is sent before the log says durably which volumes it goes to
+	lacks     uint64 // newest CG that the secondary lost before it was final; 0 none
+	unnoted   bool   // nothing is sent before the log says durably which volumes it goes to
 	stream    wire.UUID
 	resumable bool   // the secondary has seen stream
 	seq       uint64 // number of the newest frame
@@ -439,6 +440,7 @@ func (c *Core) restartStream(cn *conn, complete uint64) {
 	}
 	// A cut CG of which nothing was sent is as good as before.
 	if sent := cn.cut == nil || cn.cut.begun; sent && g.lastCut > max(complete, g.final) {
+		cn.lacks = g.lastCut
 		c.lose(g, fmt.Sprintf("secondary %q no longer has what it was sent of it", cn.secondary))
 	}
 	cn.recording = false

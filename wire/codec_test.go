@@ -109,7 +109,7 @@ func genMessage(t *rapid.T, ty Type) Message {
 		return &State{Command: genCommand(t), Final: genU64(t), Linked: genU64(t), Complete: genU64(t), Receiving: genU64(t),
 			PoolFull: boolean(), Failed: genText(t), Instance: genUUID(t), FreeBlocks: genU64(t)}
 	case TypeRevert:
-		return &Revert{Command: genCommand(t), Discard: boolean(), Through: genU64(t)}
+		return &Revert{Command: genCommand(t), Discard: boolean(), Through: genU64(t), Final: genU64(t)}
 	case TypeLost:
 		return &Lost{Command: genCommand(t), Reason: genText(t)}
 	case TypeStatus:
@@ -123,8 +123,8 @@ func genMessage(t *rapid.T, ty Type) Message {
 		}
 		return v
 	case TypeGroupChange:
-		g := &GroupChange{Group: genName(t, "group"), Action: rapid.SampledFrom([]GroupAction{GroupPause, GroupResume, GroupSet}).Draw(t, "action")}
-		if g.Action == GroupSet {
+		g := &GroupChange{Group: genName(t, "group"), Action: rapid.SampledFrom([]GroupAction{GroupPause, GroupResume, GroupSet, GroupAdd, GroupRemove}).Draw(t, "action")}
+		if g.Action >= GroupSet {
 			g.JSON = rapid.SliceOfN(rapid.Byte(), 1, 100).Draw(t, "json")
 		}
 		return g
@@ -286,7 +286,7 @@ func TestRefusedFields(t *testing.T) {
 		{"volume deleted with a size", TypeVolume, "size", 6, encodeRaw("g", "n", uint64(BlockSize), uint8(1))},
 		{"volume of part of a block", TypeVolume, "size", 6, encodeRaw("g", "n", uint64(BlockSize+1), uint8(0))},
 		{"no action", TypeGroupChange, "action", 3, encodeRaw("g", uint8(0), uint32(0))},
-		{"action past the last", TypeGroupChange, "action", 3, encodeRaw("g", uint8(4), uint32(0))},
+		{"action past the last", TypeGroupChange, "action", 3, encodeRaw("g", uint8(6), uint32(0))},
 		{"set without tunables", TypeGroupChange, "json", 4, encodeRaw("g", uint8(GroupSet), uint32(0))},
 		{"pause with tunables", TypeGroupChange, "json", 4, encodeRaw("g", uint8(GroupPause), uint32(2), 2)},
 		{"json longer than the body", TypeStatus, "json", 0, encodeRaw(uint32(5), 4)},

@@ -139,6 +139,7 @@ func (m *Revert) fields(c *coder) {
 	m.Command.fields(c)
 	c.boolean("discard", &m.Discard)
 	c.u64("through", &m.Through)
+	c.u64("final", &m.Final)
 }
 
 func (m *Lost) fields(c *coder) {
@@ -163,13 +164,13 @@ func (m *GroupChange) fields(c *coder) {
 	c.name("group", &m.Group)
 	at := c.pos()
 	c.u8("action", (*uint8)(&m.Action))
-	if m.Action < GroupPause || m.Action > GroupSet {
+	if m.Action < GroupPause || m.Action > GroupRemove {
 		c.fail("action", at, "%d is not an action", m.Action)
 	}
 	at = c.pos()
 	c.bytes("json", &m.JSON, MaxText)
-	if (m.Action == GroupSet) != (len(m.JSON) > 0) {
-		c.fail("json", at, "has %d bytes with %v: only set has tunables, and at least one", len(m.JSON), m.Action)
+	if (m.Action >= GroupSet) != (len(m.JSON) > 0) {
+		c.fail("json", at, "has %d bytes with %v: only set has tunables, and at least one, and only the changes of controls one", len(m.JSON), m.Action)
 	}
 }
 

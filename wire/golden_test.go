@@ -58,7 +58,7 @@ var golden = []Message{
 	&Linked{goldenCommand},
 	&Release{goldenCommand},
 	&Final{goldenCommand},
-	&Revert{goldenCommand, true, 43},
+	&Revert{goldenCommand, true, 43, 41},
 	&Reverted{goldenCommand},
 	&Lost{goldenCommand, "secondary restarted"},
 	&Status{},

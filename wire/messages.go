@@ -227,6 +227,9 @@ type Revert struct {
 	// Through: with Discard, CGs n..Through are forgotten and frames tagged with
 	// them that still arrive are dropped.
 	Through uint64
+	// Final is the newest CG that is final in the group. A secondary that has an older one had no part in it: it
+	// ends its data connections before it answers, so that primaries attach anew and learn what it lacks.
+	Final uint64
 }
 
 // Reverted answers Revert.
@@ -276,6 +279,8 @@ const (
 	GroupPause  GroupAction = iota + 1 // forms no CG once the one in progress is final
 	GroupResume                        // ends GroupPause
 	GroupSet                           // changes tunables
+	GroupAdd                           // adds a control
+	GroupRemove                        // removes a control
 )
 
 // GroupChange changes a group of a manager while it runs. Answered by StatusReply, of the node after the change
@@ -285,8 +290,14 @@ type GroupChange struct {
 	Group  string
 	Action GroupAction
 	// JSON, with GroupSet: an object with the tunables to change, named and written as the manager's
-	// status has them. Those that are not named stay as they are. Else empty.
+	// status has them. Those that are not named stay as they are. With GroupAdd and GroupRemove: a GroupControl. Else empty.
 	JSON []byte
+}
+
+// GroupControl says which control is added or removed.
+type GroupControl struct {
+	Control string `json:"control"`        // its name for the manager, which is its address
+	Role    string `json:"role,omitempty"` // "primary" or "secondary"; empty with GroupRemove
 }
 
 // Ping shows that its sender lives; Pong with the same token answers it. Conn sends and answers

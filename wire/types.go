@@ -84,7 +84,7 @@ func (r Role) String() string {
 }
 
 func (a GroupAction) String() string {
-	names := [...]string{GroupPause: "pause", GroupResume: "resume", GroupSet: "set"}
+	names := [...]string{GroupPause: "pause", GroupResume: "resume", GroupSet: "set", GroupAdd: "add-control", GroupRemove: "remove-control"}
 	if a == 0 || int(a) >= len(names) {
 		return fmt.Sprintf("group action %d", uint8(a))
 	}

@@ -28,12 +28,14 @@ type groupInfo struct {
 	RecoveryPoint *uint64          `json:"recovery_point"`
 	RPOMillis     *float64         `json:"rpo_ms"`
 	Settings      manager.Settings `json:"settings"`
-	Alerts        []string         `json:"alerts"`
+	// Members are the controls, as the decision log or else the configuration has them.
+	Members manager.MembersStatus `json:"members"`
+	Alerts  []string              `json:"alerts"`
 }
 
 func groupInfoOf(s manager.Status) groupInfo {
 	return groupInfo{Group: s.Group, State: s.State.String(), Paused: s.Paused, Waiting: s.Waiting, RecoveryPoint: s.RecoveryPoint,
-		RPOMillis: s.RPOMillis, Settings: s.Settings, Alerts: append([]string{}, s.Alerts...)}
+		RPOMillis: s.RPOMillis, Settings: s.Settings, Members: s.Members, Alerts: append([]string{}, s.Alerts...)}
 }
 
 type groupList struct {
@@ -75,9 +77,28 @@ type groupChanged struct {
 
 func (c groupChanged) writeText(w io.Writer) error {
 	done := map[string]string{"pause": "paused: no CG is formed once the one in progress is final", "resume": "resumed", "set": "set"}
+	if c.Action == wire.GroupAdd.String() || c.Action == wire.GroupRemove.String() {
+		return c.writeMembers(w)
+	}
 	s := c.Group.Settings
 	_, err := fmt.Fprintf(w, "group %s %s\n  interval %v, coordination timeout %v, drain timeout %v, command timeout %v, RPO alert %v\n",
 		printable(c.Group.Group), done[c.Action], s.Interval, s.CoordinationTimeout, s.DrainTimeout, s.CommandTimeout, s.RPOAlert)
+	return err
+}
+
+// writeMembers prints the controls of the group, and what is still to happen.
+func (c groupChanged) writeMembers(w io.Writer) error {
+	m := c.Group.Members
+	_, err := fmt.Fprintf(w, "group %s, members of version %d\n  primaries: %s\n  secondaries: %s\n", printable(c.Group.Group), m.Version,
+		printable(strings.Join(m.Primaries, ", ")), printable(strings.Join(m.Secondaries, ", ")))
+	for _, text := range m.Waiting {
+		if err == nil {
+			_, err = fmt.Fprintf(w, "  %s\n", printable(text))
+		}
+	}
+	if err == nil && m.Drift != "" {
+		_, err = fmt.Fprintf(w, "  the configuration file differs, bring it up to date: %s\n", printable(m.Drift))
+	}
 	return err
 }
 
@@ -135,15 +156,15 @@ func (m *managerFlags) change(c *cobra.Command, a *app, change *wire.GroupChange
 func (a *app) groupCommand() *cobra.Command {
 	return group(&cobra.Command{
 		Use:   "group",
-		Short: "List, pause, resume and tune the groups of a running manager",
-		Long: `List, pause, resume and tune the groups of a running manager.
+		Short: "List, pause, resume, tune and extend the groups of a running manager",
+		Long: `List, pause, resume, tune and extend the groups of a running manager.
 
 What is changed is in the manager's decision log when the command ends, and is kept over pauses and restarts; it
 has priority over the manager's configuration file.`,
 	}, a.groupListCommand(),
-		a.groupActionCommand(wire.GroupPause, "Form no consistency group once the one in progress is final", nil),
-		a.groupActionCommand(wire.GroupResume, "Form consistency groups again", nil),
-		a.groupSetCommand())
+		a.groupActionCommand(wire.GroupPause, "", "Form no consistency group once the one in progress is final", nil),
+		a.groupActionCommand(wire.GroupResume, "", "Form consistency groups again", nil),
+		a.groupSetCommand(), a.groupAddCommand(), a.groupRemoveCommand())
 }
 
 func (a *app) groupListCommand() *cobra.Command {
@@ -165,19 +186,20 @@ func (a *app) groupListCommand() *cobra.Command {
 	return c
 }
 
-// groupActionCommand is a command that changes one group; settings, if not nil, gives the tunables to change.
-func (a *app) groupActionCommand(action wire.GroupAction, short string, settings func(*pflag.FlagSet) ([]byte, error)) *cobra.Command {
+// groupActionCommand is a command that changes one group; more names further arguments, and document, if not nil, gives what goes with the
+// change.
+func (a *app) groupActionCommand(action wire.GroupAction, more, short string, document func(*pflag.FlagSet, []string) ([]byte, error)) *cobra.Command {
 	var at managerFlags
-	c := &cobra.Command{Use: action.String() + " GROUP", Short: short, Args: args(cobra.ExactArgs(1))}
+	c := &cobra.Command{Use: action.String() + " GROUP" + more, Short: short, Args: args(cobra.ExactArgs(1 + strings.Count(more, " ")))}
 	at.register(c.Flags())
 	c.RunE = func(c *cobra.Command, given []string) error {
 		if err := config.CheckName(given[0]); err != nil {
 			return usage("", "%q: %w", given[0], err)
 		}
 		change := &wire.GroupChange{Group: given[0], Action: action}
-		if settings != nil {
+		if document != nil {
 			var err error
-			if change.JSON, err = settings(c.Flags()); err != nil {
+			if change.JSON, err = document(c.Flags(), given[1:]); err != nil {
 				return err
 			}
 		}
@@ -205,7 +227,7 @@ var tunables = []struct{ flag, help string }{
 }
 
 func (a *app) groupSetCommand() *cobra.Command {
-	c := a.groupActionCommand(wire.GroupSet, "Change tunables of a group while it runs", func(flags *pflag.FlagSet) ([]byte, error) {
+	c := a.groupActionCommand(wire.GroupSet, "", "Change tunables of a group while it runs", func(flags *pflag.FlagSet, _ []string) ([]byte, error) {
 		given := map[string]string{}
 		for _, t := range tunables {
 			if flags.Changed(t.flag) {
@@ -227,6 +249,51 @@ func (a *app) groupSetCommand() *cobra.Command {
 		c.Flags().Duration(t.flag, 0, t.help+" (unchanged if not given)")
 	}
 	return c
+}
+
+func (a *app) groupAddCommand() *cobra.Command {
+	c := a.groupActionCommand(wire.GroupAdd, " ADDRESS", "Add a control to a group while it runs", func(flags *pflag.FlagSet, given []string) ([]byte, error) {
+		role, err := flags.GetString("role")
+		if err != nil {
+			return nil, err
+		}
+		if role != wire.RolePrimary.String() && role != wire.RoleSecondary.String() {
+			return nil, usage("give --role primary or --role secondary", "the role of the control is %q", role)
+		}
+		return controlDocument(given[0], role)
+	})
+	c.Flags().String("role", "", "what the control is: primary or secondary")
+	c.Long = `Add a control to a group while it runs.
+
+The control takes part from a new consistency group on, once it is connected; until then the group goes on without it. What it brings
+is copied as a whole, and that group is final when all of the copy is there; the recovery point from before stays until then.
+
+To add a volume with it: give it to the secondary's configuration, then to the primary's, start both, and add those
+that are not members yet. The decision log has priority over the manager's configuration file from then on: write the change there as well.`
+	c.Example = "  farside group add-control shop 127.0.0.1:7410 --role secondary --manager 127.0.0.1:7402"
+	return c
+}
+
+func (a *app) groupRemoveCommand() *cobra.Command {
+	c := a.groupActionCommand(wire.GroupRemove, " ADDRESS", "Remove a control from a group while it runs", func(_ *pflag.FlagSet, given []string) ([]byte, error) {
+		return controlDocument(given[0], "")
+	})
+	c.Long = `Remove a control from a group while it runs.
+
+It takes effect between two consistency groups, or at once where the group waits for a control that is gone. A secondary keeps the copies
+that it has, as of the last recovery point with it. Take out of the primaries' configuration the copies on a secondary that is removed, and
+delete on the secondaries the volumes of a primary that is removed: the group waits for them otherwise, and its status says so.`
+	c.Example = "  farside group remove-control shop 127.0.0.1:7410 --manager 127.0.0.1:7402"
+	return c
+}
+
+// controlDocument names a control as managers know it.
+func controlDocument(address, role string) ([]byte, error) {
+	at, err := config.ParseAddress(address)
+	if err != nil {
+		return nil, usage("", "%q: %w", address, err)
+	}
+	return json.Marshal(wire.GroupControl{Control: at.String(), Role: role})
 }
 
 // wireGroup asks a manager over the replication protocol to change a group; with nil, only for its state.

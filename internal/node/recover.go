@@ -95,7 +95,7 @@ func PlanRecovery(ctx context.Context, f *config.File, o RecoveryOptions) ([]Gro
 }
 
 func planGroup(ctx context.Context, f *config.File, g config.Group, o RecoveryOptions) (GroupRecovery, error) {
-	r := GroupRecovery{Group: g.Name, Log: decisionLog(f), Controls: make([]ControlRecovery, len(g.Secondaries))}
+	r := GroupRecovery{Group: g.Name, Log: decisionLog(f)}
 	rec, err := readLog(ctx, f, g.Name)
 	switch {
 	case errors.Is(err, manager.ErrLogInUse):
@@ -107,8 +107,13 @@ func planGroup(ctx context.Context, f *config.File, g config.Group, o RecoveryOp
 	default:
 		r.LogState, r.Decided = LogPresent, &rec.Decided.CG
 	}
+	secondaries, err := secondariesOf(g, rec)
+	if err != nil {
+		return r, err
+	}
+	r.Controls = make([]ControlRecovery, len(secondaries))
 	var asking sync.WaitGroup
-	for i, at := range g.Secondaries {
+	for i, at := range secondaries {
 		asking.Go(func() { r.Controls[i] = askControl(ctx, at, g.Name, o) })
 	}
 	asking.Wait()
@@ -126,6 +131,21 @@ func planGroup(ctx context.Context, f *config.File, g config.Group, o RecoveryOp
 		r.Controls[i].Step = r.step(r.Controls[i])
 	}
 	return r, ctx.Err()
+}
+
+// secondariesOf are the members of the decision log, where an operator changed them, else those of the file.
+func secondariesOf(g config.Group, rec manager.Recovered) (out []config.Address, err error) {
+	if rec.Members == nil {
+		return g.Secondaries, nil
+	}
+	for _, name := range rec.Members.Secondaries {
+		at, err := config.ParseAddress(name)
+		if err != nil {
+			return nil, fmt.Errorf("the decision log names the secondary %q of group %s: %w", name, g.Name, err)
+		}
+		out = append(out, at)
+	}
+	return out, nil
 }
 
 // leaveOut takes an operator's word for controls that are not reachable, and for no others.

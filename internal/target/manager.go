@@ -3,6 +3,7 @@ package target
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 
 	"github.com/farside-storage/farside/engine"
@@ -148,9 +149,37 @@ func (o *obedience) refuse(x order, err error) error {
 
 // do carries a command out.
 func (o *obedience) do(g *engine.Group, m wire.Commanded) (wire.Message, error) {
-	return o.node.chain.Obey(o.link.ctx, o.number, o.node.opts.Pool, g, m, func() Report {
+	answer, err := o.node.chain.Obey(o.link.ctx, o.number, o.node.opts.Pool, g, m, func() Report {
 		return Report{Instance: o.node.opts.Instance, PoolFull: o.node.poolFull(g.Name())}
 	})
+	if r, ok := m.(*wire.Revert); ok && err == nil {
+		err = o.node.joined(o.link.ctx, g, r.Final)
+	}
+	return answer, err
+}
+
+// joined ends the streams of a group of which CG final is final, if it is not here: their primaries may believe that what they
+// sent of it counts. When they attach again they are told what is here.
+func (n *Node) joined(ctx context.Context, g *engine.Group, final uint64) error {
+	st, err := g.State(ctx)
+	if err != nil || st.Final >= final {
+		return fromEngine(err)
+	}
+	d := n.desk(g.Name())
+	d.mu.Lock()
+	sessions := slices.Clone(d.sessions)
+	d.mu.Unlock()
+	for _, s := range sessions {
+		s.cancel(refuse(wire.CodeState, "group %q: this control has joined it since, and CG %d is final there: attach again", g.Name(), final))
+	}
+	for _, s := range sessions {
+		select {
+		case <-s.done:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
 }
 
 // subscribe makes announce tell the manager of what happens to the group from now on; what was before is in

@@ -138,6 +138,9 @@ func readItem(g *group, rec *manager.Recovered, item string, value []byte) (err 
 		err = json.Unmarshal(value, rec.Settings)
 	case "paused":
 		rec.Paused, err = strconv.ParseBool(string(value))
+	case "members":
+		rec.Members = new(manager.Members)
+		err = json.Unmarshal(value, rec.Members)
 	case "written":
 		g.written = string(value)
 	default:
@@ -189,6 +192,13 @@ func (t *Term) puts(name string, g *group, r manager.Record) (ops []clientv3.Op,
 	}
 	if r.Paused != nil {
 		put("paused", strconv.FormatBool(*r.Paused))
+	}
+	if r.Members != nil {
+		v, err := json.Marshal(r.Members)
+		if err != nil {
+			return nil, err
+		}
+		put("members", string(v))
 	}
 	if r.Settings != nil {
 		v, err := json.Marshal(r.Settings)

@@ -1,0 +1,230 @@
+package manager
+
+import (
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+)
+
+// TestMembersUnderFaults adds and removes controls at any moment of a schedule with faults; the model checks the rules against the
+// controls that take part, and that a start finds in the log what was answered as durable.
+func TestMembersUnderFaults(t *testing.T) {
+	joined := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		w := newWorldWith(rt, rapid.IntRange(1, 2).Draw(rt, "primaries"), rapid.IntRange(1, 2).Draw(rt, "secondaries"), 1, fastSettings())
+		f := &faults{w: w, rt: rt, lose: rapid.Bool().Draw(rt, "lose")}
+		spare := [][2]string{{w.prim[w.baseP].name, "primary"}, {w.sec[w.baseS].name, "secondary"}}
+		for range rapid.IntRange(50, 600).Draw(rt, "steps") {
+			if f.pick(25) > 0 {
+				f.step()
+				continue
+			}
+			x := spare[f.pick(2)]
+			if err := w.change(x[0], x[1]); err != nil {
+				rt.Fatal(err)
+			}
+			if w.takesPart(x[0]) {
+				joined++
+			}
+		}
+		f.heal()
+		w.progress()
+		w.until("the members are those that take part", func() bool {
+			m := w.core.Members()
+			return len(m.Joining) == 0 && m.Has(spare[0][0]) == w.takesPart(spare[0][0]) && m.Has(spare[1][0]) == w.takesPart(spare[1][0])
+		})
+	})
+	t.Logf("%d times a spare control took part", joined)
+}
+
+// A joining control that is not there holds up nothing; once it is there it takes part, and the group's recovery point never went away.
+func TestJoiningHoldsUpNothing(t *testing.T) {
+	w := newWorldWith(t, 2, 2, 1, fastSettings())
+	w.progress()
+	point := *w.core.Status(w.now).RecoveryPoint
+	w.away = func(name string) bool { return name == "s3" }
+	if err := w.change("s3", "secondary"); err != nil {
+		t.Fatal(err)
+	}
+	w.progress()
+	st := w.core.Status(w.now)
+	if *st.RecoveryPoint <= point || len(st.Members.Joining) != 1 || len(st.Members.Waiting) != 1 || !strings.Contains(st.Members.Waiting[0], "not connected") {
+		t.Fatalf("recovery point %d after %d; members %+v", *st.RecoveryPoint, point, st.Members)
+	}
+	if !strings.Contains(st.Members.Drift, "s3 is not in the configuration") || !slices.ContainsFunc(st.Alerts, func(a string) bool { return strings.Contains(a, "s3") }) {
+		t.Errorf("drift %q, alerts %q", st.Members.Drift, st.Alerts)
+	}
+	point = *st.RecoveryPoint
+	w.away = nil
+	w.until("s3 takes part", func() bool {
+		if p := w.core.Status(w.now).RecoveryPoint; p == nil || *p < point {
+			t.Fatalf("recovery point %v after %d", p, point)
+		}
+		return w.takesPart("s3") && w.sec[2].final > point
+	})
+	if st := w.core.Status(w.now); st.CGsFailed != 0 || st.Reverts != 0 {
+		t.Errorf("a change of members counts as a failure: %+v", st)
+	}
+	w.progress()
+}
+
+// A secondary that is lost for good is removed while its group waits for it, in each state in which it can wait.
+func TestRemovingALostSecondary(t *testing.T) {
+	for _, state := range []State{StateReverting, StateRelease, StateStarting, StateIdle} {
+		t.Run(state.String(), func(t *testing.T) {
+			w := newWorldWith(t, 1, 1, 1, fastSettings())
+			if err := w.change("s2", "secondary"); err != nil {
+				t.Fatal(err)
+			}
+			w.until("s2 takes part", func() bool { return w.takesPart("s2") && w.sec[1].final > 0 })
+			gone := func() {
+				w.away = func(name string) bool { return name == "s2" }
+				w.disconnect("s2", "lost")
+			}
+			switch state {
+			case StateReverting:
+				w.until("linking", w.inState(StateLink))
+				gone()
+			case StateRelease:
+				w.until("releasing", w.inState(StateRelease))
+				gone()
+			case StateStarting:
+				gone()
+				w.crashManager(len(w.persists), false)
+			case StateIdle:
+				w.until("idle", w.inState(StateIdle))
+				gone()
+			}
+			for range 30 {
+				w.pump()
+				w.tick()
+			}
+			if w.core.State() != state || w.takesPart("s2") == false {
+				t.Fatalf("the group is in %v", w.core.State())
+			}
+			if err := w.change("s2", ""); err != nil {
+				t.Fatal(err)
+			}
+			w.progress()
+			if w.takesPart("s2") || w.core.Members().Has("s2") {
+				t.Error("s2 still takes part")
+			}
+			if !slices.ContainsFunc(w.audit, func(e Entry) bool {
+				return e.Kind == EntryMembers && e.Control == "s2" && strings.Contains(e.Did, "no longer")
+			}) {
+				t.Error("the audit log does not say so")
+			}
+		})
+	}
+}
+
+// With the log lost, nothing is decided without a control because it was removed: what it shows may be all that is known.
+func TestRemovalIsNoOverrideOfALostLog(t *testing.T) {
+	w := newWorldWith(t, 1, 2, 0, fastSettings())
+	w.progress()
+	w.away = func(name string) bool { return name == "s2" }
+	w.crashManager(0, true)
+	if err := w.change("s2", ""); err != nil {
+		t.Fatal(err)
+	}
+	for range 30 {
+		w.pump()
+		w.tick()
+	}
+	if w.core.State() != StateStarting || !w.takesPart("s2") {
+		t.Errorf("the group is in %v", w.core.State())
+	}
+}
+
+// A control that comes back with what it had when it was removed must not take part with it.
+func TestReturningControlIsHeldOff(t *testing.T) {
+	w := newWorldWith(t, 1, 1, 1, fastSettings())
+	for range 2 {
+		if err := w.change("s2", "secondary"); err != nil {
+			t.Fatal(err)
+		}
+		w.progress()
+	}
+	m, err := w.core.Members().With("s2", "secondary") // without making its volumes again
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.step(ChangeMembers{m})
+	w.progress()
+	if st := w.core.Status(w.now); w.takesPart("s2") || len(st.Members.Waiting) != 1 || !strings.Contains(st.Members.Waiting[0], "use one that has not") {
+		t.Errorf("takes part: %t, %q", w.takesPart("s2"), st.Members.Waiting)
+	}
+}
+
+func TestMembersRefusals(t *testing.T) {
+	m := Members{Version: 3, Primaries: []string{"p"}, Secondaries: []string{"s"}}
+	for _, c := range []struct {
+		what string
+		do   func() (Members, error)
+	}{
+		{"another role", func() (Members, error) { return m.With("s", "primary") }},
+		{"no role", func() (Members, error) { return m.With("x", "manager") }},
+		{"no name", func() (Members, error) { return m.With("", "primary") }},
+		{"the last primary", func() (Members, error) { return m.Without("p") }},
+		{"the last secondary", func() (Members, error) { return m.Without("s") }},
+	} {
+		if got, err := c.do(); !errors.Is(err, ErrMembers) || !cmp.Equal(got, m) {
+			t.Errorf("%s: %+v, %v", c.what, got, err)
+		}
+	}
+	for _, same := range []func() (Members, error){
+		func() (Members, error) { return m.With("s", "secondary") },
+		func() (Members, error) { return m.Without("x") },
+	} {
+		if got, err := same(); err != nil || !cmp.Equal(got, m) {
+			t.Errorf("%+v, %v", got, err)
+		}
+	}
+	// A joining one does not count: the last one that takes part stays.
+	if n, err := m.With("s2", "secondary"); err != nil || n.Version != 4 || len(n.Joining) != 1 {
+		t.Errorf("%+v, %v", n, err)
+	} else if _, err := n.Without("s"); !errors.Is(err, ErrMembers) {
+		t.Errorf("%v", err)
+	} else if back, err := n.Without("s2"); err != nil || len(back.Joining) != 0 || back.Version != 5 {
+		t.Errorf("%+v, %v", back, err)
+	}
+	for _, bad := range []Members{
+		{Primaries: []string{"p"}},
+		{Primaries: []string{"p"}, Secondaries: []string{"p"}},
+		{Primaries: []string{"p"}, Secondaries: []string{"s"}, Joining: []Joining{{"s", "secondary"}}},
+		{Primaries: []string{"p"}, Secondaries: []string{"s"}, Joining: []Joining{{"t", "manager"}}},
+	} {
+		if _, err := NewCore(Group{"g", []string{"p"}, []string{"s"}}, DefaultSettings(), Recovered{Members: &bad}, newWorld(t, 1, 1, fastSettings()).now); err == nil {
+			t.Errorf("%+v was taken from the log", bad)
+		}
+	}
+}
+
+// The file of the decision log keeps what a member list says.
+func TestMembersInTheLog(t *testing.T) {
+	path := t.TempDir() + "/log"
+	l, err := OpenLog(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rec, err := l.Begin("g", 0); err != nil || rec.Members != nil {
+		t.Fatalf("%+v, %v", rec, err)
+	}
+	m := Members{Version: 2, Primaries: []string{"p"}, Secondaries: []string{"s", "t"}, Joining: []Joining{{"u", "primary"}}}
+	if err := errors.Join(l.Append("g", Record{Members: &m}), l.Append("g", Record{Reserve: 5}), l.Close()); err != nil {
+		t.Fatal(err)
+	}
+	rec, err := ReadLog(path, "g")
+	if err != nil || !cmp.Equal(rec.Members, &m) || rec.Reserved != 5 {
+		t.Errorf("%v: %s", err, cmp.Diff(rec.Members, &m))
+	}
+	text, err := json.Marshal(MembersStatus{Members: m, Drift: "x"})
+	if err != nil || !strings.Contains(string(text), `"version":2`) {
+		t.Errorf("%v: %s", err, text)
+	}
+}
