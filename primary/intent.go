@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/farside-storage/farside/internal/plant"
 	"github.com/farside-storage/farside/ring"
 )
 
@@ -299,6 +300,12 @@ func (c *Core) settleRegions(v *volume) {
 		}
 	}
 	if !some {
+		return
+	}
+	if plant.On(plant.IntentUnflushed) {
+		vi.settled.or(vi.flushing)
+		vi.flushing.reset()
+		c.intent.snapshotDue = true
 		return
 	}
 	vi.settling = &IO{Op: opSettle, Volume: v.index, stage: stageSettle}

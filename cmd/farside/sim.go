@@ -32,10 +32,13 @@ func (r *simReport) writeText(w io.Writer) error {
 		}
 	}
 	c := r.Counts
-	_, err := fmt.Fprintf(w, "%d checked steps, %d device I/Os, %d CGs decided, %d power failures, %d kills, %d failovers, %d pools recovered, %d copies read\n%d passed, %d failed\n",
-		c.Steps, c.IOs, c.CGs, c.Crashes, c.Kills, c.Failovers, c.Recoveries, c.Reads, r.Passed, r.Failed)
+	_, err := fmt.Fprintf(w, "%d checked steps, %d device I/Os, %d CGs decided, %d power failures, %d kills (%d of both at an I/O), %d failovers, %d pools recovered, %d copies read\n%d passed, %d failed\n",
+		c.Steps, c.IOs, c.CGs, c.Crashes, c.Kills, c.AtIO, c.Failovers, c.Recoveries, c.Reads, r.Passed, r.Failed)
 	return err
 }
+
+// runSeed simulates one seed; a test has it fail.
+var runSeed = sim.Run
 
 type simFlags struct {
 	seeds, first, replay string
@@ -156,7 +159,7 @@ func (a *app) simSeeds(ctx context.Context, first, count uint64, trace bool) (*s
 	for range min(uint64(runtime.GOMAXPROCS(0)), count) {
 		workers.Go(func() {
 			for i := next.Add(1) - 1; i < count && ctx.Err() == nil; i = next.Add(1) - 1 {
-				counts, err := sim.Run(first+i, o)
+				counts, err := runSeed(first+i, o)
 				mu.Lock()
 				failure = errors.Join(failure, report.take(counts, err))
 				if done := report.Passed + report.Failed; tenths(done, count) > tenth {

@@ -41,6 +41,18 @@ const (
 	WriteAfterHeld
 	// CollisionIgnored: a write overwrites a block that a cut CG still has to send.
 	CollisionIgnored
+	// FlushAtOpen: what recovery relies on from now on is not flushed first.
+	FlushAtOpen
+	// IntentUnflushed: regions of the write-intent log are cleared though the local device was not flushed first.
+	IntentUnflushed
+	// CacheTrusted: recovery does not write again what may be in a cache only, for good, after a flush that failed.
+	CacheTrusted
+	// BlockUnchecked: the checksum of a data block that is read is not compared.
+	BlockUnchecked
+	// ChangesForgotten: what an abandoned CG had changed does not become part of the next one.
+	ChangesForgotten
+	// StaleConnection: a command that came over an older connection of the same manager is obeyed.
+	StaleConnection
 	// End is behind the last fault.
 	End
 )
@@ -53,7 +65,10 @@ var names = [...]string{
 	RevertSkipsLate: "revert skips controls that answer late", DecidedNotDurable: "DECIDED not made durable",
 	CheckpointNewerSlot: "checkpoint overwrites the newer slot", TailEarly: "journal tail reclaimed a record early",
 	PageUnchecked: "checksum of a table page not verified", WriteAfterHeld: "write of n+1 tagged n after HELD",
-	CollisionIgnored: "collision ignored in catch-up",
+	CollisionIgnored: "collision ignored in catch-up", FlushAtOpen: "flush at open left out",
+	IntentUnflushed: "regions cleared without flushing the device", CacheTrusted: "recovery trusts what a failed flush left",
+	BlockUnchecked: "checksum of a data block not compared", ChangesForgotten: "changes of an abandoned CG forgotten",
+	StaleConnection: "a command over an older connection obeyed",
 }
 
 func (f Fault) String() string { return names[f] }

@@ -161,6 +161,7 @@ func (s *secondaryNode) order(a *arm) {
 // struck: the moment that was ordered for the end of the machine or the process has come.
 func (s *secondaryNode) struck() {
 	w, a := s.w, s.armed
+	w.report.AtIO++
 	if a == nil {
 		a = &arm{policy: ringtest.Random}
 	}
@@ -370,7 +371,16 @@ func (s *secondaryNode) comeBack(policy ringtest.Policy) {
 	s.devs.Heal()
 }
 
+// disarm calls off ends that were ordered.
+func disarm(d *ringtest.Devices) {
+	for _, e := range []ringtest.Event{ringtest.Submission, ringtest.Completion, ringtest.FlushEnd} {
+		d.CrashAt(e, 0)
+	}
+}
+
 func (s *secondaryNode) heal() {
+	s.armed, s.relapse = nil, nil
+	disarm(s.devs)
 	s.broken = min(s.broken, s.w.now)
 	s.comeBack(ringtest.Random)
 	s.mend()

@@ -20,6 +20,7 @@ type Report struct {
 	Reverts    uint64 `json:"reverts"`     // visits of controls by reverts
 	Crashes    uint64 `json:"crashes"`     // power failures
 	Kills      uint64 `json:"kills"`
+	AtIO       uint64 `json:"at_io"` // power failures and kills at an I/O
 	Failovers  uint64 `json:"failovers"`
 	Recoveries uint64 `json:"recoveries"` // pools opened and compared
 	Reads      uint64 `json:"reads"`      // of whole copies
@@ -38,6 +39,7 @@ func (r *Report) Add(o Report) {
 	r.Reverts += o.Reverts
 	r.Crashes += o.Crashes
 	r.Kills += o.Kills
+	r.AtIO += o.AtIO
 	r.Failovers += o.Failovers
 	r.Recoveries += o.Recoveries
 	r.Reads += o.Reads
@@ -72,7 +74,7 @@ type Options struct {
 // Run simulates one seed. A *Failure says that an invariant was broken; other errors that the
 // simulation could not be made.
 func Run(seed uint64, o Options) (Report, error) {
-	return Replay{Seed: seed, Ops: drawOps(seed, drawConfig(seed))}.Run(o)
+	return Draw(seed).Run(o)
 }
 
 // Run does a replay.
@@ -84,7 +86,7 @@ func (r Replay) Run(o Options) (Report, error) {
 	f := &Failure{Seed: r.Seed, Violation: v, Ops: r.Ops}
 	if !o.Keep {
 		f.Ops, f.Violation = reduce(r.Ops, v, func(ops []Op) *Violation {
-			_, v, err := Replay{r.Seed, ops}.once(nil)
+			_, v, err := Replay{r.Seed, ops, r.system}.once(nil)
 			if err != nil {
 				return nil
 			}
@@ -92,13 +94,13 @@ func (r Replay) Run(o Options) (Report, error) {
 		})
 	}
 	var b strings.Builder
-	_, _ = Replay{r.Seed, f.Ops}.WriteTo(&b) // a Builder takes everything
+	_, _ = Replay{r.Seed, f.Ops, r.system}.WriteTo(&b) // a Builder takes everything
 	f.Replay = b.String()
 	return report, f
 }
 
 func (r Replay) once(trace func(string)) (Report, *Violation, error) {
-	w, err := newWorld(r.Seed)
+	w, err := newWorld(r.Seed, &r.system)
 	if err != nil {
 		return Report{}, nil, err
 	}
@@ -115,7 +117,7 @@ func (r Replay) once(trace func(string)) (Report, *Violation, error) {
 }
 
 // reductions bounds the runs that shortening a failure may take.
-const reductions = 400
+var reductions = 250
 
 // reduce takes operations out for as long as breaks finds the same invariant broken: first large pieces, then single ones.
 func reduce(ops []Op, v *Violation, breaks func([]Op) *Violation) ([]Op, *Violation) {

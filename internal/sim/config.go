@@ -46,7 +46,7 @@ func drawConfig(seed uint64) *config {
 	c := &config{
 		primaries: 1 + rng.IntN(3), secondaries: 1 + rng.IntN(3),
 		sectors: []int{512, 4096, 4096}[rng.IntN(3)], devices: 1 + rng.IntN(2),
-		spare: 2 + rng.Float64()*rng.Float64(), journal: 2 << 20,
+		spare: 2 + []float64{0.05, 1}[rng.IntN(2)]*rng.Float64(), journal: 2 << 20,
 		writerBuffers: 2 + rng.IntN(4), writerBlocks: 1 << rng.IntN(5),
 		window:  uint64(64<<10) << rng.IntN(5),
 		latency: pick(20*time.Microsecond, time.Millisecond), device: pick(10*time.Microsecond, 400*time.Microsecond),

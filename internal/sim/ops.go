@@ -1,10 +1,7 @@
 package sim
 
 import (
-	"bufio"
-	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -136,6 +133,9 @@ func (d *drawing) hosts() {
 func (d *drawing) flood() {
 	at := 1 + time.Duration(d.rng.Int64N(int64(d.c.length)))
 	n := 1 + d.rng.IntN(6)
+	if d.rng.IntN(2) == 0 { // a reader holds on to what is replaced
+		d.add(Op{At: at, Kind: "snapshot", Node: d.secondary(), Dur: d.dur(150 * time.Millisecond)})
+	}
 	if n > 1 && d.rng.IntN(3) > 0 {
 		d.add(Op{At: at + d.dur(20*time.Millisecond), Kind: "hang", Node: "m0", Dur: d.dur(60 * time.Millisecond)})
 	}
@@ -294,77 +294,4 @@ func (d *drawing) fault() {
 	default:
 		d.add(Op{Kind: "failover", How: []string{"crash", "alive", "alive", "log-lost"}[d.rng.IntN(4)]})
 	}
-}
-
-// Replay is a run that can be written down and done again.
-type Replay struct {
-	Seed uint64
-	Ops  []Op
-}
-
-const replayHeader = "farside sim replay 1"
-
-// WriteTo writes the replay as text.
-func (r Replay) WriteTo(to io.Writer) (int64, error) {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s\nseed %d\n", replayHeader, r.Seed)
-	for _, o := range r.Ops {
-		fmt.Fprintln(&b, o)
-	}
-	n, err := io.WriteString(to, b.String())
-	return int64(n), err
-}
-
-// ErrReplay says that a file is not a replay.
-var ErrReplay = errors.New("not a replay file")
-
-// maxReplayOps bounds what is read.
-const maxReplayOps = 100_000
-
-// ReadReplay reads what WriteTo wrote; lines that begin with # are comments.
-func ReadReplay(from io.Reader) (Replay, error) {
-	var r Replay
-	lines := bufio.NewScanner(from)
-	n, seeded := 0, false
-	for lines.Scan() {
-		line := strings.TrimSpace(lines.Text())
-		n++
-		switch {
-		case line == "" || strings.HasPrefix(line, "#"):
-			if n > maxReplayOps {
-				return r, fmt.Errorf("%w: more than %d lines", ErrReplay, maxReplayOps)
-			}
-			continue
-		case n == 1 || r.Ops == nil && !seeded && line == replayHeader:
-			if line != replayHeader {
-				return r, fmt.Errorf("%w: its first line is not %q; \"farside sim\" prints one for each failure", ErrReplay, replayHeader)
-			}
-			r.Ops = []Op{}
-			continue
-		case r.Ops == nil:
-			return r, fmt.Errorf("%w: its first line is not %q; \"farside sim\" prints one for each failure", ErrReplay, replayHeader)
-		case !seeded:
-			text, ok := strings.CutPrefix(line, "seed ")
-			seed, err := strconv.ParseUint(text, 10, 64)
-			if !ok || err != nil {
-				return r, fmt.Errorf("%w: line %d, %q: want \"seed NUMBER\"", ErrReplay, n, line)
-			}
-			r.Seed, seeded = seed, true
-			continue
-		}
-		o, err := parseOp(line)
-		if err != nil {
-			return r, fmt.Errorf("%w: line %d: %w", ErrReplay, n, err)
-		}
-		if r.Ops = append(r.Ops, o); len(r.Ops) > maxReplayOps {
-			return r, fmt.Errorf("%w: more than %d operations", ErrReplay, maxReplayOps)
-		}
-	}
-	if err := lines.Err(); err != nil {
-		return r, fmt.Errorf("%w: line %d: %w", ErrReplay, n+1, err)
-	}
-	if !seeded {
-		return r, fmt.Errorf("%w: it has no line \"seed NUMBER\" behind %q", ErrReplay, replayHeader)
-	}
-	return r, nil
 }

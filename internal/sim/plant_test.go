@@ -4,7 +4,10 @@ package sim
 
 import (
 	"errors"
+	"flag"
 	"fmt"
+	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -17,9 +20,15 @@ import (
 // plantSeeds bounds the seeds within which a planted fault must be noticed.
 const plantSeeds = 500
 
+var (
+	record    = flag.Bool("record", false, "have TestPlants write a replay for each planted fault into testdata")
+	firstFlaw = flag.Int("first", 1, "the first fault that TestPlants plants")
+	lastFlaw  = flag.Int("last", int(plant.End)-1, "the last one")
+)
+
 // TestPlants plants one fault after the other, and sees that the simulation notices each.
 func TestPlants(t *testing.T) {
-	for f := plant.None + 1; f < plant.End; f++ {
+	for f := plant.Fault(*firstFlaw); f <= plant.Fault(*lastFlaw); f++ {
 		plant.Active = f
 		seed, found := firstFailure()
 		if found == nil {
@@ -27,8 +36,53 @@ func TestPlants(t *testing.T) {
 			continue
 		}
 		fmt.Printf("%-52s seed %3d: %s: %.110s\n", f, seed, found.Invariant, firstLine(found.Text))
+		if *record {
+			recordReplay(t, f, seed)
+		}
 	}
 	plant.Active = plant.None
+}
+
+// recordReplay writes the shortest replay found that the fault breaks.
+func recordReplay(t *testing.T, f plant.Fault, seed uint64) {
+	t.Helper()
+	reductions = 100
+	_, err := Run(seed, Options{})
+	failure, ok := errors.AsType[*Failure](err)
+	if !ok {
+		t.Fatalf("seed %d does not fail again: %v", seed, err)
+	}
+	head, rest, _ := strings.Cut(failure.Replay, "\n")
+	text := fmt.Sprintf("%s\n# planted: %s\n# broken: %s\n%s", head, f, failure.Violation.Invariant, rest)
+	if err := os.WriteFile(filepath.Join("testdata", replayName(f)), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func replayName(f plant.Fault) string {
+	return strings.NewReplacer(" ", "-", "'", "").Replace(strings.ToLower(f.String())) + ".replay"
+}
+
+// TestReplaysFail: each replay in testdata fails with the fault that its name tells.
+func TestReplaysFail(t *testing.T) {
+	defer func() { plant.Active = plant.None }()
+	all := replays(t)
+	for f := plant.None + 1; f < plant.End; f++ {
+		name := replayName(f)
+		r, ok := all[name]
+		if !ok {
+			t.Logf("testdata/%s is missing: TestPlants with -record writes it", name)
+			continue
+		}
+		delete(all, name)
+		plant.Active = f
+		if _, err := r.Run(Options{Keep: true}); err == nil {
+			t.Errorf("%s passes although its fault is planted: run TestPlants with -record to find another", name)
+		}
+	}
+	for name := range all {
+		t.Errorf("%s belongs to no planted fault", name)
+	}
 }
 
 // firstFailure finds the lowest seed that breaks an invariant.

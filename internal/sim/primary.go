@@ -262,6 +262,7 @@ func (p *primaryNode) crashed(err error) {
 	}
 	p.w.trace("%s loses power at the event that was ordered", p.name)
 	p.w.report.Crashes++
+	p.w.report.AtIO++
 	p.stop(true, p.policy)
 	p.later()
 }

@@ -1,7 +1,9 @@
 package sim
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,28 +13,38 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestReplays runs what once failed. A replay draws its system from the seed: where config.go changes, it becomes
-// another run, and the unit test named in its comment is what guards the bug.
-func TestReplays(t *testing.T) {
+// unexported lets cmp look at a replay.
+var unexported = cmp.AllowUnexported(Replay{}, config{}, volumeConfig{})
+
+// replays reads what is in testdata.
+func replays(t *testing.T) map[string]Replay {
+	t.Helper()
 	files, err := filepath.Glob("testdata/*.replay")
 	if err != nil || len(files) == 0 {
-		t.Fatalf("no replays in testdata: %v", err)
+		t.Fatalf("no replays in testdata (%v): \"go test -tags plant ./internal/sim -run TestPlants -record\" writes one for each planted fault", err)
 	}
+	out := map[string]Replay{}
 	for _, name := range files {
-		t.Run(filepath.Base(name), func(t *testing.T) {
-			f, err := os.Open(name)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer f.Close()
-			r, err := ReadReplay(f)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := r.Run(Options{}); err != nil {
-				t.Error(err)
-			}
-		})
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := ReadReplay(bytes.NewReader(text))
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		out[filepath.Base(name)] = r
+	}
+	return out
+}
+
+// TestReplays runs what fails with a fault that is planted, or failed once: without the fault it passes. That it does
+// fail is seen by TestReplaysFail, with the build tag "plant".
+func TestReplays(t *testing.T) {
+	for name, r := range replays(t) {
+		if _, err := r.Run(Options{Keep: true}); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
@@ -61,7 +73,7 @@ func TestSame(t *testing.T) {
 func TestReplayText(t *testing.T) {
 	seen := map[string]bool{}
 	for seed := range uint64(60) {
-		r := Replay{Seed: seed, Ops: drawOps(seed, drawConfig(seed))}
+		r := Draw(seed)
 		var b strings.Builder
 		if _, err := r.WriteTo(&b); err != nil {
 			t.Fatal(err)
@@ -70,7 +82,7 @@ func TestReplayText(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(r, got); diff != "" {
+		if diff := cmp.Diff(r, got, unexported); diff != "" {
 			t.Fatalf("seed %d: (-written +read)\n%s", seed, diff)
 		}
 		for _, o := range r.Ops {
@@ -86,8 +98,13 @@ func TestReplayText(t *testing.T) {
 
 // FuzzReplay: whatever is read again after it was written is the same, and what is no replay is an error that says so.
 func FuzzReplay(f *testing.F) {
-	f.Add("farside sim replay 1\nseed 3\n# a comment\n1ms record\n2.5ms power node=s0 a=1 b=2 how=none\n")
-	f.Add("farside sim replay 1\nseed x\n")
+	var whole strings.Builder
+	if _, err := Draw(3).WriteTo(&whole); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(whole.String()[:2000] + "\n# a comment\n")
+	f.Add("farside sim replay 1\nseed 3\n1ms record\n2.5ms power node=s0 a=1 b=2 how=none\n")
+	f.Add("farside sim replay 2\nseed x\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		r, err := ReadReplay(strings.NewReader(text))
 		if err != nil {
@@ -104,7 +121,7 @@ func FuzzReplay(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%v, from\n%s", err, b.String())
 		}
-		if diff := cmp.Diff(r, again); diff != "" {
+		if diff := cmp.Diff(r, again, unexported); diff != "" {
 			t.Error(diff)
 		}
 	})
@@ -126,4 +143,47 @@ func TestReduce(t *testing.T) {
 	if diff := cmp.Diff(needed, got); diff != "" || v.Invariant != "planted" {
 		t.Errorf("(-needed +left)\n%s", diff)
 	}
+}
+
+// TestReplayRefused: what cannot be run is refused with the line and what to do.
+func TestReplayRefused(t *testing.T) {
+	var b strings.Builder
+	if _, err := (Replay{Seed: 3, Ops: []Op{{At: 1000, Kind: "record"}}, system: Draw(3).system}).WriteTo(&b); err != nil {
+		t.Fatal(err)
+	}
+	good := b.String()
+	if _, err := ReadReplay(strings.NewReader(good)); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.SplitAfter(good, "\n")
+	for _, test := range []struct{ want, text string }{
+		{"version 1, this farside runs version 2", strings.Replace(good, "replay 2", "replay 1", 1)},
+		{"version 3, this farside runs version 2", strings.Replace(good, "replay 2", "replay 3", 1)},
+		{"it is empty", ""},
+		{"line 1: it is not", "\x7fELF\n"},
+		{"\"seed NUMBER\"", lines[0]},
+		{"line 2", lines[0] + "seed x\n"},
+		{"was cut off", strings.Join(lines[:4], "")},
+		{"a second line \"system\"", lines[0] + lines[1] + lines[2] + lines[2]},
+		{"\"color\" is unknown in \"system\"", strings.Replace(good, "\nsystem ", "\nsystem color=red ", 1)},
+		{"lacks primaries=", lines[0] + lines[1] + "system secondaries=1\n"},
+		{"primaries is 0, not 1 to 16", strings.Replace(good, fmt.Sprintf("primaries=%d", Draw(3).system.primaries), "primaries=0", 1)},
+		{"latency is 2h0m0s", strings.Replace(good, fmt.Sprintf("latency=%v", Draw(3).system.latency), "latency=2h", 1)},
+		{"spare is NaN", replaceField(good, "spare", "NaN")},
+		{"volume v0: no such primary", replaceField(good, "blocks", "4")},
+		{"\"t0\" is no secondary", replaceField(good, "to", "t0")},
+		{"not an operation", good + "1ms explode\n"},
+	} {
+		_, err := ReadReplay(strings.NewReader(test.text))
+		if !errors.Is(err, ErrReplay) || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%v; want %q", err, test.want)
+		}
+	}
+}
+
+// replaceField puts another value behind the first KEY=.
+func replaceField(text, key, value string) string {
+	at := strings.Index(text, " "+key+"=") + len(key) + 2
+	end := at + strings.IndexAny(text[at:], " \n")
+	return text[:at] + value + text[end:]
 }

@@ -60,8 +60,8 @@ func (w *world) trace(format string, args ...any) {
 	w.verbose(fmt.Sprintf("%12v  ", w.now) + fmt.Sprintf(format, args...))
 }
 
-func newWorld(seed uint64) (*world, error) {
-	w := &world{seed: seed, cfg: drawConfig(seed), rng: rand.New(rand.NewPCG(seed, 1)), hist: newHistory(),
+func newWorld(seed uint64, c *config) (*world, error) {
+	w := &world{seed: seed, cfg: c, rng: rand.New(rand.NewPCG(seed, 1)), hist: newHistory(),
 		log: &decisionLog{decided: map[uint64]bool{}}, memory: memories.Get().(*memory)}
 	for i := range w.cfg.secondaries {
 		w.sec = append(w.sec, &secondaryNode{node: w.newNode(fmt.Sprintf("s%d", i), uint64(100+i)), index: i})
@@ -164,6 +164,7 @@ func (w *world) heal() {
 		}
 	}
 	for _, p := range w.prim {
+		disarm(p.devs)
 		if !p.up {
 			p.start()
 		}
