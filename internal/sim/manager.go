@@ -50,7 +50,9 @@ func (l *decisionLog) append(epoch uint64, r manager.Record) error {
 		return errFenced
 	}
 	if r.Decided != nil {
-		l.doubtful = 0
+		if r.Decided.CG >= l.doubtful { // one below it says only what the links prove, while the doubtful one is taken back
+			l.doubtful = 0
+		}
 		l.rec.Decided = *r.Decided
 		if n := r.Decided.CG; !l.decided[n] {
 			l.decided[n] = true
