@@ -24,10 +24,10 @@ type place func(t testing.TB) manager.Log
 
 var prefixes atomic.Uint64
 
-// options of a manager under a prefix that no other test uses.
+// options of a manager under a prefix that no other test uses, with a lease that lasts on a slow machine too.
 func options(s *etcdtest.Servers) etcdlog.Options {
 	return etcdlog.Options{
-		Endpoints: s.Addrs(), Prefix: fmt.Sprintf("test/%d", prefixes.Add(1)), Lease: etcdlog.LeastLease, Name: "m1", Listen: "unix:/m1",
+		Endpoints: s.Addrs(), Prefix: fmt.Sprintf("test/%d", prefixes.Add(1)), Lease: time.Minute, Name: "m1", Listen: "unix:/m1",
 		Groups: []string{"g"}, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}
 }
@@ -48,7 +48,7 @@ func open(t testing.TB, o etcdlog.Options) *etcdlog.Cluster {
 
 func campaign(t testing.TB, c *etcdlog.Cluster) manager.Term {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	elected := make(chan manager.Term, 1)
 	go func() {
