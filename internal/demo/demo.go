@@ -210,7 +210,7 @@ func (d *demo) primaryConfig(i int) string {
 }
 
 func (d *demo) managerConfig() string {
-	return d.nodeConfig("m1") + fmt.Sprintf("state_dir = %q\n\n[[manager.group]]\nname = %q\nprimaries = [%q, %q]\nsecondaries = [%q, %q]\ninterval = %q\n",
+	return d.nodeConfig("m1") + fmt.Sprintf("state_dir = %q\n\n[[manager.group]]\nname = %q\nprimaries = [%q, %q]\nsecondaries = [%q, %q]\ninterval = %q\ncoordination_timeout = \"500ms\" # a busy machine may need it\n",
 		filepath.Join(d.dir, "m1"), groupName, d.socket("p1"), d.socket("p2"), d.socket("s1"), d.socket("s2-manager"), interval)
 }
 

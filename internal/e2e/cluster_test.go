@@ -23,6 +23,9 @@ const (
 	groupName = "shop"
 	// peerTimeout is how long a peer may be silent, or owe an answer: on a busy machine nothing must fail for being slow.
 	peerTimeout = 30 * time.Second
+	// coordinationTimeout is how long host writes may wait for a cut. With the default no cut succeeds where five processes share a
+	// twentieth of a processor.
+	coordinationTimeout = time.Second
 	// etcdLease is how long the log belongs to a manager that does not renew it; tests wait for its end.
 	etcdLease = 5 * time.Second
 )
@@ -155,8 +158,8 @@ func (c *cluster) managerConfig(name string) string {
 	if c.l.log != "" {
 		log = fmt.Sprintf("\n[manager]\ndecision_log = %q\netcd_lease = %q\n", c.l.log, etcdLease)
 	}
-	return c.nodeConfig(name) + c.stateDir(name) + log + fmt.Sprintf("\n[[manager.group]]\nname = %q\nprimaries = %s\nsecondaries = %s\ninterval = %q\ncommand_timeout = %q\n",
-		groupName, list(primaries), list(secondaries), c.l.interval, c.l.commandTimeout)
+	return c.nodeConfig(name) + c.stateDir(name) + log + fmt.Sprintf("\n[[manager.group]]\nname = %q\nprimaries = %s\nsecondaries = %s\ninterval = %q\ncoordination_timeout = %q\ncommand_timeout = %q\n",
+		groupName, list(primaries), list(secondaries), c.l.interval, coordinationTimeout, c.l.commandTimeout)
 }
 
 func list(words []string) string {

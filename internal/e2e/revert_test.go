@@ -63,23 +63,35 @@ func (w *halfway) settled(cg uint64) {
 	}
 }
 
+// had says what a secondary had done with LINK when it was visited.
+type had int
+
+const (
+	notLinked had = iota
+	linked
+	either // who was faster decides
+)
+
 // visits wants the audit log to show that CG n was given up, and every control visited and reverted.
-func (w *halfway) visits(linked ...bool) {
+func (w *halfway) visits(want ...had) {
 	w.t.Helper()
 	entries := w.awaitEntry("the end of the revert", w.seen, func(e manager.Entry) bool { return e.Kind == manager.EntryRevertEnd && e.CG == w.n })
 	for i := range w.secondaries {
-		var said, reverted bool
+		var saidLinked, saidNot, reverted bool
 		for _, e := range entries {
 			if e.Control != w.managed(i) || e.CG != w.n {
 				continue
 			}
 			shows := strings.HasPrefix(e.Said, fmt.Sprintf("links show CG %d,", w.n)) && strings.Contains(e.Did, fmt.Sprintf("CG %d reverted to CG %d", w.n, w.before))
-			said = said || e.Kind == manager.EntryVisit && shows == linked[i]
+			saidLinked = saidLinked || e.Kind == manager.EntryVisit && shows
+			saidNot = saidNot || e.Kind == manager.EntryVisit && !shows
 			reverted = reverted || e.Kind == manager.EntryReverted
 		}
+		said := map[had]bool{notLinked: saidNot, linked: saidLinked, either: saidNot || saidLinked}[want[i]]
 		if !said || !reverted {
-			w.t.Errorf("CG %d at %s (linked: %v): visited %v, reverted %v; the audit log has %+v", w.n, w.secondaries[i].Name, linked[i], said, reverted, entries)
+			w.t.Errorf("CG %d at %s: visited as wanted (%d) %v, reverted %v; the audit log has %+v", w.n, w.secondaries[i].Name, want[i], said, reverted, entries)
 		}
+		w.t.Logf("CG %d at %s: was found linked %v", w.n, w.secondaries[i].Name, saidLinked)
 	}
 }
 
@@ -142,11 +154,11 @@ func TestReq15_Req16_Req17_Req18_Req21_ErrorsWhileLinking(tt *testing.T) {
 	g := newGates(c)
 	s2 := c.secondaries[1]
 	for _, f := range []struct {
-		name   string
-		linked bool // on the second secondary, by the time of the visit
-		fail   func(w *halfway)
+		name string
+		had  had // the second secondary, by the time of the visit
+		fail func(w *halfway)
 	}{
-		{"killed", false, func(w *halfway) {
+		{"killed", notLinked, func(w *halfway) {
 			s2.kill()
 			c.proxies[1].Cut()
 			c.awaitEntry("s2 found unreachable", w.seen, func(e manager.Entry) bool {
@@ -154,8 +166,9 @@ func TestReq15_Req16_Req17_Req18_Req21_ErrorsWhileLinking(tt *testing.T) {
 			})
 			s2.launch()
 		}},
-		{"disconnected", false, func(*halfway) { c.proxies[1].Cut() }},
-		{"silent", true, func(w *halfway) { // it gets LINK, and does it only after the manager gave up
+		{"disconnected", notLinked, func(*halfway) { c.proxies[1].Cut() }},
+		// It gets LINK, and does it only after the manager gave up. A slow machine may give up before LINK got there.
+		{"silent", either, func(w *halfway) {
 			s2.pause()
 			g.hold(w.n, wire.TypeLink, 1)
 			c.awaitEntry("the revert", w.seen, func(e manager.Entry) bool { return e.Kind == manager.EntryReverted && e.CG == w.n })
@@ -166,7 +179,7 @@ func TestReq15_Req16_Req17_Req18_Req21_ErrorsWhileLinking(tt *testing.T) {
 		f.fail(w)
 		// The frame that waited is lost with its connection, or was passed; later ones wait.
 		g.hold(w.n, wire.TypeLink, 1)
-		w.visits(true, f.linked)
+		w.visits(linked, f.had)
 		w.settled(w.before)
 		w.goOn()
 		t.Logf("%s at LINK of CG %d: reverted to %d", f.name, w.n, w.before)
@@ -187,7 +200,7 @@ func TestReq19_Req21_LastAnswerLost(tt *testing.T) {
 	w := linkHalf(c, g, h)
 	g.loseNext(wire.TypeLinked, 1)
 	g.hold(w.n, wire.TypeLink, 0, 1)
-	w.visits(true, true)
+	w.visits(linked, linked)
 	w.settled(w.before)
 	w.goOn()
 	c.awaitCutAfter(h.stop(t))
