@@ -23,8 +23,12 @@ import (
 	"github.com/farside-storage/farside/wire"
 )
 
-// hang is after how long a test that waits for its peer is given up.
-const hang = time.Minute
+// hang is after how long a test that waits for its peer is given up; some connections live as long as their test.
+const hang = 3 * time.Minute
+
+// patient keeps peers from giving each other up for being silent while a busy machine does not let them run. Without it a manager's
+// connection that is left alone for a few seconds was found closed at the next command, as a broken pipe.
+var patient = wire.Options{IdleTimeout: hang}
 
 const block = engine.BlockSize
 
@@ -114,7 +118,7 @@ func newRig(t testing.TB, size int64, change func(*Options)) *rig {
 		_, err := r.pool.CreateVolume(t.Context(), v.group, v.name, v.blocks*block)
 		check(t, err)
 	}
-	o := Options{Pool: r.pool, Name: "b1", Events: r.events, Logger: slog.New(logTo{to: r.logged, t: t})}
+	o := Options{Pool: r.pool, Name: "b1", Events: r.events, Logger: slog.New(logTo{to: r.logged, t: t}), Wire: patient}
 	if change != nil {
 		change(&o)
 	}
@@ -251,7 +255,7 @@ func (r *rig) dial(role wire.Role, wrap func(net.Conn) net.Conn) *peer {
 	if wrap != nil {
 		nc = wrap(nc)
 	}
-	c := wire.NewConn(nc, wire.Options{})
+	c := wire.NewConn(nc, patient)
 	_, err = c.Handshake(wire.Hello{Role: role, Node: "peer", Instance: wire.UUID{1}})
 	check(r.t, err)
 	watchdog := time.AfterFunc(hang, func() { c.Close() })
