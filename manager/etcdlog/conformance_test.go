@@ -200,6 +200,10 @@ func drawRecord(rt *rapid.T, m *model) (r manager.Record) {
 		p := rapid.Bool().Draw(rt, "paused")
 		r.Paused = &p
 	}
+	if rapid.Bool().Draw(rt, "members") {
+		r.Members = &manager.Members{Version: rapid.Uint64().Draw(rt, "version"), Primaries: []string{"p"}, Secondaries: []string{"s"},
+			Joining: []manager.Joining{{Name: "t", Role: rapid.SampledFrom([]string{"primary", "secondary"}).Draw(rt, "role")}}}
+	}
 	return r
 }
 
@@ -214,6 +218,9 @@ func (m *model) append(r manager.Record) {
 	}
 	if r.Settings != nil {
 		m.rec.Settings = r.Settings
+	}
+	if r.Members != nil {
+		m.rec.Members = r.Members
 	}
 	if r.Paused != nil {
 		m.rec.Paused = *r.Paused
