@@ -33,7 +33,7 @@ func all(steps ...func() error) error {
 // someCG writes, and zeroes, in both volumes of the open CG.
 func (h *history) someCG() error {
 	a, b := h.vol("a"), h.vol("b")
-	at := VBlock(h.open * 7 % 40)
+	at := VBlock(h.open * 7 % 38)
 	return all(
 		func() error { return h.put(a, at, 6) },
 		func() error { return h.put(a, historyLarge-10, 3) }, // on the second table page

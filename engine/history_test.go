@@ -192,11 +192,14 @@ func (h *history) kill() error {
 func (h *history) ask(change func(*facts), do func() error) error {
 	h.asked = h.acked
 	change(&h.asked)
-	if err := do(); err != nil {
-		return err
+	err := do()
+	switch {
+	case err == nil:
+		h.acked = h.asked
+	case errors.Is(err, ErrJournalFull): // open snapshots hold it; nothing was changed
+		h.asked = h.acked
 	}
-	h.acked = h.asked
-	return nil
+	return err
 }
 
 func (f *facts) list() []string {
@@ -230,6 +233,9 @@ func (h *history) remove(v *Volume) error {
 	err := h.ask(func(f *facts) {
 		f.setList(slices.DeleteFunc(f.list(), func(x string) bool { return strings.HasPrefix(x, v.name+":") }))
 	}, func() error { return h.pool.DeleteVolume(context.Background(), "g", v.name) })
+	if errors.Is(err, ErrJournalFull) {
+		return errors.Join(err, h.w.Bind(v))
+	}
 	if err != nil {
 		return err
 	}
@@ -284,14 +290,23 @@ func (h *history) seal() error {
 		if err := h.w.Seal(h.open, h.group.Volumes()...); err != nil {
 			return err
 		}
-		for {
+		for idle := false; ; {
 			s, err := h.group.State(context.Background())
 			if err != nil || s.Complete == h.open {
 				return err
 			}
-			if _, err := h.pool.Step(); err != nil {
+			switch {
+			case !idle:
+			case len(h.held) == 0:
+				return fmt.Errorf("CG %d does not become complete", h.open)
+			default:
+				h.unhold() // they keep CGs from being folded, which hold the journal
+			}
+			progress, err := h.pool.Step()
+			if err != nil {
 				return err
 			}
+			idle = !progress
 		}
 	})
 	if err == nil {
@@ -384,8 +399,15 @@ func (h *history) look() error {
 	return nil
 }
 
-// step does one random operation.
+// step does one random operation, or finds that the journal is full.
 func (h *history) step() error {
+	if err := h.operation(); err != nil && !errors.Is(err, ErrJournalFull) {
+		return err
+	}
+	return nil
+}
+
+func (h *history) operation() error {
 	switch n := h.rng.IntN(100); {
 	case n < 50:
 		v, b, n := h.pick(6)
