@@ -109,7 +109,7 @@ func lockedChild() error {
 
 // TestLockedMemory runs with a limit that is too low for registered buffers: it works all the same, and says what to raise.
 func TestLockedMemory(t *testing.T) {
-	testtool.NeedRoot(t) // to become somebody whom the limit holds for
+	testtool.NeedRoot(t)                                // to become somebody whom the limit holds for
 	dir, err := os.MkdirTemp("", "farside-bench-test-") // not the test's own folder, which is root's alone
 	if err != nil {
 		t.Fatal(err)
