@@ -51,8 +51,6 @@ const (
 	BlockUnchecked
 	// ChangesForgotten: what an abandoned CG had changed does not become part of the next one.
 	ChangesForgotten
-	// StaleConnection: a command that came over an older connection of the same manager is obeyed.
-	StaleConnection
 	// End is behind the last fault.
 	End
 )
@@ -68,7 +66,6 @@ var names = [...]string{
 	CollisionIgnored: "collision ignored in catch-up", FlushAtOpen: "flush at open left out",
 	IntentUnflushed: "regions cleared without flushing the device", CacheTrusted: "recovery trusts what a failed flush left",
 	BlockUnchecked: "checksum of a data block not compared", ChangesForgotten: "changes of an abandoned CG forgotten",
-	StaleConnection: "a command over an older connection obeyed",
 }
 
 func (f Fault) String() string { return names[f] }

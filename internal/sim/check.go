@@ -95,6 +95,14 @@ func (w *world) checkRecovered(s *secondaryNode) {
 	case a.complete > st.Final && st.Complete < a.complete:
 		w.fail("acknowledged", "%s acknowledged CG %d as complete and comes back with %d (final %d)", s.name, a.complete, st.Complete, st.Final)
 	}
+	// Whatever an open pool shows is relied upon: it must be there after the next crash, too.
+	a.epoch, a.final = max(a.epoch, st.Epoch), max(a.final, st.Final)
+	if st.Linked > st.Final {
+		a.linked = max(a.linked, st.Linked)
+	}
+	if st.Complete > st.Final {
+		a.completed(st.Complete)
+	}
 	w.checkSecondary(s)
 	w.readAll(s)
 }

@@ -6,7 +6,6 @@ import (
 	"sync"
 
 	"github.com/farside-storage/farside/engine"
-	"github.com/farside-storage/farside/internal/plant"
 	"github.com/farside-storage/farside/wire"
 )
 
@@ -53,7 +52,7 @@ func (c *Chain) Obey(ctx context.Context, connection uint64, pool *engine.Pool, 
 	by := c.master(g.Name())
 	by.mu.Lock()
 	defer by.mu.Unlock()
-	if head.Epoch == by.epoch && connection < by.connection && !plant.On(plant.StaleConnection) {
+	if head.Epoch == by.epoch && connection < by.connection {
 		return nil, refuse(wire.CodeState, "group %q: a newer connection of this manager commands it", head.Group)
 	}
 	answer, err := obey(ctx, pool, g, m, report)
