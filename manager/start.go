@@ -23,6 +23,11 @@ func (c *Core) tryPlan() {
 	c.planFromControls(p)
 }
 
+// firstUnknown is the highest number that a manager can have used whose log was lost before any secondary had received anything: CG 1, and
+// CG 2, which is open as soon as CG 1 is cut. What a primary sent of them may still be on its way to a secondary, and must not be
+// taken for a part of a CG that this manager forms. (Anything given up was discarded on the secondaries, which they report.)
+const firstUnknown = 2
+
 // raiseNumbers makes sure that no CG number seen anywhere is given out again, should the log not know it.
 func (c *Core) raiseNumbers() {
 	var seen uint64
@@ -32,6 +37,9 @@ func (c *Core) raiseNumbers() {
 	if seen > maxCG {
 		c.halt(fmt.Sprintf("a secondary reports CG number %d, which no group can have reached: run farside check on its pool", seen))
 		return
+	}
+	if !c.logKnown {
+		c.high = max(c.high, firstUnknown)
 	}
 	if seen > c.high || seen > 0 && (!c.logKnown || c.logBehind()) {
 		c.high = max(c.high, seen+lostLogGap)
