@@ -157,10 +157,6 @@ func (c *Core) onMembers(m Members) {
 		}
 	}
 	c.setMembers(m)
-	if c.st == StateDrain && c.leaving() {
-		// The CG may be waiting for this very control, or for what it had in common with one that left before.
-		c.abandon(CauseMembers, "a control was removed")
-	}
 }
 
 // putBack finds controls that were removed and added again before they let go: they never left.
@@ -224,6 +220,10 @@ func (c *Core) changeMembers() {
 	case c.st == StateDrain && slices.ContainsFunc(c.joining, ready):
 		// The CG may be waiting for this very control, as a secondary does that has volumes of a primary that joins; and a first copy lasts.
 		c.abandon(CauseMembers, "a control is ready to join")
+	case c.st == StateDrain && c.leaving():
+		// Or for one that was removed, or for what that had in common with one that left before.
+		c.abandon(CauseMembers, "a control was removed")
+		c.letGo()
 	}
 }
 

@@ -74,9 +74,7 @@ func (c *Core) firstCopy(r *replica, there wire.VolumeState, complete uint64) {
 		return // nothing of it was ever sent: every block is still to be, in the CG that is cut or the open one
 	}
 	c.copyWhole(r)
-	if g.lastCut > max(complete, g.final) {
-		c.lose(g, fmt.Sprintf("it lacks most of volume %q, whose first copy to secondary %q begins after its cut", r.volume.spec.Name, r.conn.secondary))
-	}
+	c.loseCut(r, complete)
 }
 
 // checkCopy finds out that a secondary lost a copy which it had: an older state of its pool was put back.
@@ -94,7 +92,16 @@ func (c *Core) checkCopy(cn *conn, complete uint64) {
 		}
 		if r.fullCG == 0 {
 			c.copyWhole(r)
+			c.loseCut(r, complete)
 		}
+	}
+}
+
+// loseCut gives up a CG that was cut before the whole of a copy became part of the open one: even if nothing of it was sent yet, it would
+// make a copy with holes visible.
+func (c *Core) loseCut(r *replica, complete uint64) {
+	if g := r.volume.group; g.lastCut > max(complete, g.final) {
+		c.lose(g, fmt.Sprintf("it lacks most of volume %q, whose first copy to secondary %q begins after its cut", r.volume.spec.Name, r.conn.secondary))
 	}
 }
 

@@ -191,3 +191,24 @@ func TestFinalWithoutASecondary(t *testing.T) {
 		t.Errorf("the copy on the other secondary: %+v", s)
 	}
 }
+
+// The same where the secondary has an older state of its copy.
+func TestCutCGIsLostWhenACopyIsOlder(t *testing.T) {
+	w := synced(t, testOptions())
+	cutWith(t, w) // nothing of it was sent
+	p := w.peers[0]
+	p.restart()
+	p.complete = 0
+	for h := range p.finalImg {
+		clear(p.finalImg[h])
+	}
+	for _, p := range w.peers {
+		p.connect()
+	}
+	if w.lost != w.cut {
+		t.Fatalf("CG %d was cut, %d is lost; %+v", w.cut, w.lost, w.core.Status())
+	}
+	w.abandon()
+	w.settle()
+	w.round()
+}

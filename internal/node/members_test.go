@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/farside-storage/farside/manager"
 	"github.com/farside-storage/farside/primary"
@@ -104,16 +105,16 @@ func TestReq14_ControlsJoinAndLeave(t *testing.T) {
 // awaitCutOf is awaitCut for the members that take part.
 func (r *rig) awaitCutOf(p place) manager.Status {
 	r.t.Helper()
-	before := *await(r, "m1", func(s manager.NodeStatus) error {
-		if s.Groups[0].RecoveryPoint == nil {
-			return fmt.Errorf("no recovery point yet: %s", s.Groups[0].Waiting)
-		}
-		return nil
-	}).Groups[0].RecoveryPoint
+	now := time.Now()
 	return await(r, "m1", func(s manager.NodeStatus) error {
 		g := s.Groups[0]
-		if g.RecoveryPoint == nil || *g.RecoveryPoint <= before+1 || g.State == manager.StateRelease { // the one cut next may have been cut before
+		if g.RecoveryCut == nil || !g.RecoveryCut.After(now) {
 			return fmt.Errorf("group %s of %v: %v, waits for %q", g.Group, p, g.State, g.Waiting)
+		}
+		for _, c := range g.Controls {
+			if c.Role == "secondary" && !c.Joining && *c.Final < *g.RecoveryPoint {
+				return fmt.Errorf("CG %d is not final on %s", *g.RecoveryPoint, c.Name)
+			}
 		}
 		return nil
 	}).Groups[0]

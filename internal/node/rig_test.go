@@ -218,7 +218,7 @@ func ask(ctx context.Context, at config.Address) ([]byte, error) {
 // await asks a node for its status until ok has no objection.
 func await[S any](r *rig, name string, ok func(S) error) (s S) {
 	r.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(3 * time.Millisecond) { // between two questions
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(3 * time.Millisecond) { // between two questions
 		document, err := ask(r.t.Context(), r.address(name))
 		if err == nil {
 			var next S
