@@ -98,6 +98,9 @@ func (w *world) openCG(i int, c *conn, m msg) {
 	w.forgetChanges(p, m.arg)
 	same := p.known && m.cg == p.open
 	p.held = false
+	if !p.known { // a restart: what it wrote under numbers from this one on belongs to this one now
+		w.g.broken.keep(m.cg - 1)
+	}
 	if !same { // all that is not final goes into the new one
 		p.known, p.open, p.base = true, m.cg, p.final
 		p.cut, p.cutID, p.cutOn, p.sent, p.drain, p.lostCG = 0, 0, 0, [2]bool{}, false, 0
@@ -228,7 +231,11 @@ func (w *world) obeySecondary(j int, c *conn, m msg) {
 	refuse := msg{kind: refused, cg: m.cg}
 	switch m.kind {
 	case fence, query:
-		w.answer(c, msg{kind: stateOf, cg: s.linked, arg: s.final, id: max(s.complete, s.received[0].cg, s.received[1].cg)})
+		state := msg{kind: stateOf, cg: s.linked, arg: s.final}
+		if m.kind == fence { // only who starts looks at it
+			state.id = max(s.complete, s.through, s.received[0].cg, s.received[1].cg)
+		}
+		w.answer(c, state)
 	case link:
 		switch {
 		case m.cg == s.linked, m.cg == s.final:
@@ -309,7 +316,7 @@ func (w *world) release(j int, n uint8) {
 func (w *world) revert(j int, m msg) {
 	s := &w.s[j]
 	if s.linked >= m.cg {
-		if w.log.known && w.log.decided >= s.linked {
+		if w.log.known && w.log.decided >= s.linked || w.g.ever.has(s.linked) && !w.g.logLost {
 			w.violate("R3: %s goes back from CG %d after DECIDED(%d)", controlName(j+2), s.linked, s.linked)
 		}
 		if w.s[1-j].final >= s.linked {

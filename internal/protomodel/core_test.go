@@ -321,17 +321,11 @@ func (k *walk) waits(control int, what kind) func() bool {
 
 // What an old connection of the product's manager left does harm unless the new one ends it.
 func TestLateMessages(t *testing.T) {
-	const s2, p2 = 3, 1
+	const p2 = 1
 	scripts := map[string]struct {
 		run  func(k *walk)
 		want string
 	}{
-		"the first REVERT comes after the decision": {func(k *walk) {
-			k.goOn(t, k.waits(s2, revert))
-			k.carryOut(t, step{kind: loseConn, a: s2})
-			k.goOn(t, func() bool { return k.log.decided == 1 })
-			k.lateOnes(t, s2)
-		}, "R3:"},
 		"a HOLD comes after the hold of the next attempt expired": {func(k *walk) {
 			k.goOn(t, k.waits(p2, hold))
 			k.carryOut(t, step{kind: loseConn, a: p2})

@@ -33,6 +33,8 @@ const (
 	UnreachableMeansNoDecision
 	TableRow2
 	TableRow4
+	UnknownNumbersDiscarded
+	DecisionKept
 )
 
 var ruleNames = [...]string{
@@ -58,6 +60,8 @@ var ruleNames = [...]string{
 	"no decision from the table without every control",
 	"decision table: some revertible, others at the CG before: back",
 	"decision table: some revertible, others have it final: forward",
+	"without a log, 1 and 2 are not used: they may be on their way",
+	"R3: the log still has the decision after a crash",
 }
 
 func (r Rule) has(x Rule) bool { return r&x != 0 }
@@ -83,6 +87,10 @@ type Config struct {
 	// Settled begins where all are connected and the first HOLD has been sent, instead of with the first manager's start.
 	Settled   bool
 	MaxStates int // stop there; 0 means explore everything
+	// Reduce leaves out orders that come to the same, once no fault is left to happen: see reduce.go.
+	Reduce bool
+	// Progress, if set, is told from time to time how far it is.
+	Progress func(states, waiting int)
 }
 
 // Result is what an exploration found.
@@ -110,9 +118,8 @@ func (r Result) String() string {
 }
 
 type explorer struct {
-	cfg    Config
-	index  map[fingerprint]uint32
-	keys   []fingerprint
+	cfg Config
+	seen
 	parent []uint32
 	goal   []bool
 	// Steps that are no fault, as pairs, for the question whether a goal can be reached.
@@ -132,27 +139,27 @@ func (cfg *Config) initial() State {
 	return w.State.canonical()
 }
 
-// Explore looks at every state that can be reached, breadth first, until one violates a property.
+// Explore looks at every state that can be reached, breadth first (apart from what a reduction takes alone), until one violates a property.
 func Explore(cfg Config) Result {
-	e := &explorer{cfg: cfg, index: map[fingerprint]uint32{}}
-	first := e.cfg.initial()
-	frontier := []State{first}
-	e.visit(&first, 0)
+	e := &explorer{cfg: cfg}
 	e.res.Complete = true
-	for id := uint32(0); len(frontier) > 0 && e.res.Violation == ""; e.res.Depth++ {
-		var next []State
-		for i := range frontier {
-			next = e.expand(&frontier[i], id, next)
-			id++
-			if e.res.Violation != "" {
+	first := e.cfg.initial()
+	id, _ := e.visit(&first, 0)
+	var now, next frontier
+	now.push(id, &first)
+	for ; len(now.ids) > 0 && e.res.Violation == "" && e.res.Complete; e.res.Depth++ {
+		for e.res.Violation == "" && e.res.Complete {
+			id, s, ok := now.pop()
+			if !ok {
 				break
 			}
+			e.expand(&s, id, &next)
+			e.res.Complete = cfg.MaxStates == 0 || len(e.keys) <= cfg.MaxStates
 		}
-		frontier = next
-		if cfg.MaxStates > 0 && len(e.keys) > cfg.MaxStates {
-			e.res.Complete = false
-			break
+		if cfg.Progress != nil {
+			cfg.Progress(len(e.keys), len(next.ids))
 		}
+		now, next = next, frontier{}
 	}
 	e.res.Depth--
 	e.res.States = len(e.keys)
@@ -164,13 +171,10 @@ func Explore(cfg Config) Result {
 
 // visit numbers a state; it says whether it is new.
 func (e *explorer) visit(s *State, parent uint32) (uint32, bool) {
-	f := s.fingerprint()
-	if id, ok := e.index[f]; ok {
+	id, isNew := e.number(s.fingerprint())
+	if !isNew {
 		return id, false
 	}
-	id := uint32(len(e.keys))
-	e.index[f] = id
-	e.keys = append(e.keys, f)
 	e.parent = append(e.parent, parent)
 	goal := s.reached(&e.cfg)
 	e.goal = append(e.goal, goal)
@@ -184,28 +188,43 @@ func (e *explorer) visit(s *State, parent uint32) (uint32, bool) {
 	return id, true
 }
 
-func (e *explorer) expand(s *State, id uint32, next []State) []State {
+// expand takes every step from a state.
+func (e *explorer) expand(s *State, id uint32, next *frontier) {
 	var buf [64]step
 	at := world{Config: &e.cfg, State: *s}
 	for _, st := range at.steps(buf[:0]) {
-		w := world{Config: &e.cfg, State: *s}
+		at.State = *s
+		if !e.take(&at, st, id, next) {
+			return
+		}
+	}
+}
+
+// take takes a step, and those after it that are taken alone, up to a state that is known or has to be expanded.
+func (e *explorer) take(w *world, st step, id uint32, next *frontier) bool {
+	for {
 		w.apply(st)
 		e.res.Transitions++
 		if w.violation != "" {
 			e.res.Violation = w.violation
 			e.res.Trace = e.trace(id, func(w *world) bool { return w.violation != "" })
-			return next
+			return false
 		}
-		c := w.State.canonical()
-		to, isNew := e.visit(&c, id)
-		if isNew {
-			next = append(next, c)
-		}
+		w.State = w.State.canonical()
+		to, isNew := e.visit(&w.State, id)
 		if !st.fault() && to != id {
 			e.from, e.to = append(e.from, id), append(e.to, to)
 		}
+		if !isNew {
+			return true
+		}
+		alone, ok := w.only()
+		if !ok {
+			next.push(to, &w.State)
+			return true
+		}
+		id, st = to, alone
 	}
-	return next
 }
 
 // trace tells the way to a state and, if last is not nil, one more step for which it holds. Names stay the same on the

@@ -310,7 +310,7 @@ func (w *world) durable(k int) {
 	}
 	m.decided = m.round
 	w.g.ever.add(m.round)
-	if !m.apart {
+	if !m.apart && !w.Without.has(DecisionKept) {
 		w.log.known, w.log.decided = true, max(w.log.decided, m.round)
 	}
 	if w.Without.has(ReportedAfterFinal) {

@@ -15,6 +15,8 @@ var (
 	flagTakeovers = flag.Uint("model.takeovers", 1, "with -model.faults: how many faults may be takeovers")
 	flagLogLoss   = flag.Bool("model.logloss", true, "with -model.faults: a manager may find the decision log empty")
 	flagSettled   = flag.Bool("model.settled", false, "with -model.faults: begin at the first HOLD")
+	flagReduce    = flag.Bool("model.reduce", false, "with -model.faults: leave out orders that come to the same")
+	flagDeep      = flag.Bool("model.deep", false, "explore two faults of any kind and two CGs to the end: some minutes, some GiB of memory")
 	flagMax       = flag.Int("model.max", 0, "with -model.faults: stop after this many states; 0 never")
 )
 
@@ -28,9 +30,13 @@ func TestExplore(t *testing.T) {
 	if raceEnabled { // one goroutine: the race detector has nothing to find, and takes its time for it
 		configs = map[string]Config{"one crash": {CGs: 1, Faults: 1, Settled: true, Only: []stepKind{crash}}}
 	}
+	if *flagDeep {
+		configs = map[string]Config{"two faults of any kind, two CGs": {CGs: 2, Faults: 2, Takeovers: 1, LogLoss: true, Reduce: true, Progress: tell(t)}}
+	}
 	if *flagFaults > 0 {
 		configs = map[string]Config{"as the flags say": {CGs: uint8(*flagCGs), Faults: uint8(*flagFaults), Takeovers: uint8(*flagTakeovers),
-			LogLoss: *flagLogLoss, Settled: *flagSettled, MaxStates: *flagMax}}
+			LogLoss: *flagLogLoss, Settled: *flagSettled, MaxStates: *flagMax, Reduce: *flagReduce,
+			Progress: tell(t)}}
 	}
 	for name, cfg := range configs {
 		t.Run(name, func(t *testing.T) {
@@ -44,6 +50,31 @@ func TestExplore(t *testing.T) {
 				t.Errorf("the exploration ended early: %v", r)
 			}
 		})
+	}
+}
+
+// tell says how far a long exploration is.
+func tell(t *testing.T) func(states, waiting int) {
+	return func(states, waiting int) {
+		if states > 100_000 {
+			t.Logf("%d states, %d to be expanded", states, waiting)
+		}
+	}
+}
+
+// What is reduced comes to the same verdict, and leaves states out.
+func TestReduce(t *testing.T) {
+	if raceEnabled {
+		t.Skip("takes long with the race detector, which has nothing to find in one goroutine")
+	}
+	cfg := Config{CGs: 1, Faults: 1, Takeovers: 1, LogLoss: true, Settled: true}
+	whole := Explore(cfg)
+	cfg.Reduce = true
+	reduced := Explore(cfg)
+	t.Logf("whole: %v", whole)
+	t.Logf("reduced: %v", reduced)
+	if whole.Violation != reduced.Violation || !whole.Complete || !reduced.Complete || reduced.States >= whole.States || reduced.Reached == 0 {
+		t.Error("they differ in more than the number of states")
 	}
 }
 
@@ -70,8 +101,10 @@ func TestRulesAreNeeded(t *testing.T) {
 		{Config{Without: UnreachableVisited, Faults: 1}, "settled:"},
 		{Config{Without: NotLinkedDiscardedToo | NewConnectionSupersedes, Faults: 1, Only: network}, "settled:"},
 		{Config{Without: RevertDiscards | NewConnectionSupersedes, Faults: 1, Only: network}, "settled:"},
-		{Config{Without: NumbersNeverReused, Faults: 1}, "bound:"},
-		{Config{Without: RefusalNamesOpenCG, Faults: 1, LogLoss: true}, "gap:"},
+		{Config{Without: NumbersNeverReused | UnknownNumbersDiscarded, Faults: 1}, "bound:"},
+		{Config{Without: RefusalNamesOpenCG | UnknownNumbersDiscarded, Faults: 1, LogLoss: true}, "gap:"},
+		{Config{Without: UnknownNumbersDiscarded, Faults: 2, LogLoss: true, Only: []stepKind{crash, restartLogLost}, Reduce: true}, "mix:"},
+		{Config{Without: DecisionKept, Faults: 1}, "R3:"},
 		{Config{Without: UnreachableMeansNoDecision, Faults: 1, LogLoss: true}, "refusal:"},
 		{Config{Without: TableRow2, Faults: 1, LogLoss: true}, "progress:"},
 		{Config{Without: TableRow4, Faults: 1, LogLoss: true}, "R3:"},
@@ -80,7 +113,7 @@ func TestRulesAreNeeded(t *testing.T) {
 		test.cfg.CGs, test.cfg.Settled = 1, true
 		t.Run(test.cfg.Without.String(), func(t *testing.T) { noticed(t, test.cfg, test.want) })
 	}
-	fromStart := Config{CGs: 1, Faults: 1, Only: network, Without: NoRevertBeforeFirstNumber | NewConnectionSupersedes}
+	fromStart := Config{CGs: 1, Faults: 1, Only: network, Without: NoRevertBeforeFirstNumber | NewConnectionSupersedes | UnknownNumbersDiscarded}
 	t.Run(fromStart.Without.String(), func(t *testing.T) { noticed(t, fromStart, "R3:") })
 }
 

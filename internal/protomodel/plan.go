@@ -16,6 +16,9 @@ func (w *world) plan(k int) {
 	if seen := max(m.s[0].seen, m.s[1].seen); seen > m.high || seen > 0 && (!m.logKnown || behind) {
 		m.high = max(m.high, seen+lostLogGap)
 	}
+	if !m.logKnown && !w.Without.has(UnknownNumbersDiscarded) {
+		m.high = max(m.high, 2) // a log that was lost may have begun a group: see UnknownNumbersDiscarded
+	}
 	if m.logKnown && !behind {
 		w.planFromLog(k)
 	} else {

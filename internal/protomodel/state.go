@@ -149,6 +149,16 @@ type set [numbers / 8]uint8
 func (s *set) add(n uint8)      { s[n/8] |= 1 << (n % 8) }
 func (s *set) has(n uint8) bool { return s[n/8]&(1<<(n%8)) != 0 }
 
+// keep drops numbers above n.
+func (s *set) keep(n uint8) {
+	for i := range s {
+		if byte(i) > n/8 {
+			s[i] = 0
+		}
+	}
+	s[n/8] &= 1<<(n%8+1) - 1
+}
+
 // forget drops numbers up to n.
 func (s *set) forget(n uint8) {
 	for i := range n / 8 {
@@ -312,6 +322,7 @@ func (s State) canonical() State {
 
 // tidy drops what can have no effect any more, so that equal futures are equal states.
 func (w *world) tidy() {
+	w.silence()
 	s := &w.State
 	least := min(s.s[0].final, s.s[1].final)
 	gone := max(least, min(s.s[0].through, s.s[1].through))

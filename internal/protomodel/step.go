@@ -224,6 +224,7 @@ func (w *world) replaceManager(kind stepKind) {
 	}
 	if kind == restartLogLost || kind == takeoverLogLost {
 		w.g.logLost = true
+		w.g.abandoned.keep(max(w.s[0].through, w.s[1].through)) // that others were given up, nobody knows any more
 		w.m[1].apart = w.m[1].epoch != 0
 		w.log = decisionLog{epoch: w.log.epoch} // epochs come from a clock then
 	}
