@@ -14,9 +14,6 @@ func (r *recovery) secure() error {
 	if plant.On(plant.FlushAtOpen) {
 		return nil
 	}
-	if plant.On(plant.CacheTrusted) {
-		return r.io.flush()
-	}
 	if err := r.rewriteRoot(); err != nil {
 		return err
 	}

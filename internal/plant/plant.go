@@ -45,8 +45,6 @@ const (
 	FlushAtOpen
 	// IntentUnflushed: regions of the write-intent log are cleared though the local device was not flushed first.
 	IntentUnflushed
-	// CacheTrusted: recovery does not write again what may be in a cache only, for good, after a flush that failed.
-	CacheTrusted
 	// BlockUnchecked: the checksum of a data block that is read is not compared.
 	BlockUnchecked
 	// ChangesForgotten: what an abandoned CG had changed does not become part of the next one.
@@ -64,8 +62,8 @@ var names = [...]string{
 	CheckpointNewerSlot: "checkpoint overwrites the newer slot", TailEarly: "journal tail reclaimed a record early",
 	PageUnchecked: "checksum of a table page not verified", WriteAfterHeld: "write of n+1 tagged n after HELD",
 	CollisionIgnored: "collision ignored in catch-up", FlushAtOpen: "flush at open left out",
-	IntentUnflushed: "regions cleared without flushing the device", CacheTrusted: "recovery trusts what a failed flush left",
-	BlockUnchecked: "checksum of a data block not compared", ChangesForgotten: "changes of an abandoned CG forgotten",
+	IntentUnflushed: "regions cleared without flushing the device",
+	BlockUnchecked:  "checksum of a data block not compared", ChangesForgotten: "changes of an abandoned CG forgotten",
 }
 
 func (f Fault) String() string { return names[f] }

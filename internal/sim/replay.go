@@ -233,7 +233,7 @@ func (p *replayReader) volume(rest string) error {
 	for k, key := range []string{"primary=p", "blocks=", "to="} {
 		value, ok := strings.CutPrefix(words[k+1], key)
 		if !ok {
-			return fmt.Errorf("%q: want %s...", words[k+1], key)
+			return fmt.Errorf("%q: want %s and a value", words[k+1], key)
 		}
 		var err error
 		switch k {
