@@ -208,6 +208,9 @@ func (c *Core) DeviceDone(d *DeviceIO) {
 		}
 		c.finishWrite(io, v)
 	case stageFlush:
+		if io.Err != nil {
+			c.FlushFailed(io.Volume, io.Err)
+		}
 		c.finishWrite(io, v)
 	case stageCatchup:
 		c.catchupRead(io, v)

@@ -43,6 +43,9 @@ type volumeIntent struct {
 	settled  *bitmap
 	settling *IO // the flush in progress, and in flushing what it covers
 	flushing *bitmap
+	// doubted are regions that were marked when a flush failed. The device may have dropped what it had not made durable, and a later
+	// flush that ends well says nothing of it: they stay marked until a restart sends them again.
+	doubted *bitmap
 }
 
 func (vi *volumeIntent) init(c *Core, blocks uint64) {
@@ -53,6 +56,7 @@ func (vi *volumeIntent) init(c *Core, blocks uint64) {
 	vi.marked, vi.wanted = newBitmap(regions, &c.chunks), newBitmap(regions, &c.chunks)
 	vi.touched, vi.before = newBitmap(regions, &c.chunks), newBitmap(regions, &c.chunks)
 	vi.settled, vi.flushing = newBitmap(regions, &c.chunks), newBitmap(regions, &c.chunks)
+	vi.doubted = newBitmap(regions, &c.chunks)
 }
 
 func (vi *volumeIntent) touch(first, last uint64) {
@@ -294,7 +298,7 @@ func (c *Core) settleRegions(v *volume) {
 	}
 	some := false
 	for at, ok := vi.marked.next(0, vi.marked.size); ok; at, ok = vi.marked.next(at+1, vi.marked.size) {
-		if v.clearable(at) {
+		if !vi.doubted.has(at) && v.clearable(at) {
 			vi.flushing.set(at, 1)
 			some = true
 		}
@@ -317,10 +321,8 @@ func (c *Core) regionsSettled(io *IO, v *volume) {
 	vi := &v.intent
 	vi.settling = nil
 	if io.Err != nil {
-		// A device that could not flush knows less than it says: its regions stay marked until a later flush.
 		v.lastErr = fmt.Sprintf("flushing the device before regions are cleared in the write-intent log: %v", io.Err)
-		c.notice(slog.LevelError, "cannot flush a device: its regions stay marked in the write-intent log",
-			"group", v.group.name, "volume", v.spec.Name, "error", io.Err)
+		c.FlushFailed(v.index, io.Err)
 	} else {
 		vi.settled.or(vi.flushing)
 		c.intent.snapshotDue = true
@@ -328,10 +330,19 @@ func (c *Core) regionsSettled(io *IO, v *volume) {
 	vi.flushing.reset()
 }
 
+// FlushFailed reports that a flush of a volume's device failed, a host's or our own.
+func (c *Core) FlushFailed(volume int, cause error) {
+	v := c.volumes[volume]
+	v.intent.doubted.or(v.intent.marked)
+	c.notice(slog.LevelError, "a device failed to flush: what was written to it may be lost with its power. These regions stay marked in the "+
+		"write-intent log until this control is restarted, and are then sent again",
+		"group", v.group.name, "volume", v.spec.Name, "regions", v.intent.doubted.count, "error", cause)
+}
+
 func (v *volume) clearRegions() {
 	vi := &v.intent
 	for at, ok := vi.settled.next(0, vi.settled.size); ok; at, ok = vi.settled.next(at+1, vi.settled.size) {
-		if vi.marked.has(at) && v.clearable(at) {
+		if vi.marked.has(at) && !vi.doubted.has(at) && v.clearable(at) {
 			vi.marked.clear(at, 1)
 		}
 	}

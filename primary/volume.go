@@ -166,6 +166,12 @@ func (r *Request) directDone() {
 		r.bounce = nil
 	}
 	r.call.Buf = nil
+	if r.Kind == Flush && r.call.Err != nil {
+		n := r.volume.node
+		b := n.enter()
+		n.core.FlushFailed(r.volume.index, r.call.Err)
+		n.leave(b)
+	}
 	r.Done(r, r.call.Err)
 }
 

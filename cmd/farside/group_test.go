@@ -40,7 +40,8 @@ func fakeManager(_ context.Context, at config.Address, change *wire.GroupChange)
 // groupKeys are the JSON keys of a group, under a path.
 func groupKeys(under string) []string {
 	keys := []string{"group", "state", "paused", "waiting", "recovery_point", "rpo_ms", "settings", "settings.interval",
-		"settings.coordination_timeout", "settings.drain_timeout", "settings.command_timeout", "settings.rpo_alert", "alerts"}
+		"settings.coordination_timeout", "settings.drain_timeout", "settings.command_timeout", "settings.rpo_alert", "alerts",
+		"members", "members.version", "members.primaries", "members.secondaries"}
 	if under == "groups[]" {
 		keys = append(keys, "alerts[]")
 	}
