@@ -28,6 +28,7 @@ type Proxy struct {
 	mu     sync.Mutex
 	watch  func(kind wire.Type, body []byte) Verdict
 	conns  map[net.Conn]bool
+	cuts   int // how often all connections were broken
 	closed bool
 	wg     sync.WaitGroup
 }
@@ -60,6 +61,13 @@ func (p *Proxy) Cut() {
 		_ = c.Close() // whoever uses it finds out
 	}
 	clear(p.conns)
+	p.cuts++
+}
+
+func (p *Proxy) cutsSoFar() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.cuts
 }
 
 // Close breaks all connections and takes no more. A function that blocks in OnFrame must be let go first.
@@ -82,13 +90,14 @@ func (p *Proxy) accept() {
 		if err != nil {
 			return
 		}
+		cuts := p.cutsSoFar()
 		up, err := net.Dial("unix", p.target)
 		if err != nil { // the target is away
 			_ = down.Close()
 			continue
 		}
-		if !p.keep(down, up) {
-			return
+		if !p.keep(cuts, down, up) {
+			continue
 		}
 		for _, way := range [][2]net.Conn{{down, up}, {up, down}} {
 			p.wg.Go(func() {
@@ -99,18 +108,19 @@ func (p *Proxy) accept() {
 	}
 }
 
-// keep notes connections, so that they can be broken, or closes them if the proxy is closed.
-func (p *Proxy) keep(conns ...net.Conn) bool {
+// keep notes connections, so that they can be broken, or closes them if that was to be done since.
+func (p *Proxy) keep(cuts int, conns ...net.Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	late := p.closed || p.cuts != cuts
 	for _, c := range conns {
-		if p.closed {
-			_ = c.Close() // nobody uses it
+		if late {
+			_ = c.Close() // whoever uses it finds out
 		} else {
 			p.conns[c] = true
 		}
 	}
-	return !p.closed
+	return !late
 }
 
 func (p *Proxy) drop(conns ...net.Conn) {
