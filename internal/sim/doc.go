@@ -84,25 +84,25 @@
 //
 // The seed that noticed it first, when this was written, and the invariant:
 //
-//	flush before COMPLETE left out                     2  acknowledged
-//	flush before LINKED left out                      35  acknowledged
+//	flush before COMPLETE left out                     5  acknowledged
+//	flush before LINKED left out                      19  acknowledged
 //	LINK before all COMPLETE                           1  R1
 //	displaced blocks released at LINK                  1  blocks
 //	displaced blocks released before FINAL is durable  1  blocks
-//	blocks reused while a reader holds an old view     2  read
-//	manifest's digest not compared                    11  view
+//	blocks reused while a reader holds an old view     1  read
+//	manifest's digest not compared                    16  view
 //	a lower epoch accepted                             6  R4
 //	revert skips controls that answer late             1  R3
 //	DECIDED not made durable                           1  R2
 //	checkpoint overwrites the newer slot               4  recovery
-//	journal tail reclaimed a record early             12  recovery
+//	journal tail reclaimed a record early              1  recovery
 //	checksum of a table page not verified             29  read
 //	write of n+1 tagged n after HELD                   2  view
 //	collision ignored in catch-up                      1  view
-//	flush at open left out                           194  acknowledged
-//	regions cleared without flushing the device       40  view
-//	checksum of a data block not compared              6  read
-//	changes of an abandoned CG forgotten               2  view
+//	flush at open left out                           388  acknowledged
+//	regions cleared without flushing the device       19  view
+//	checksum of a data block not compared             13  read
+//	changes of an abandoned CG forgotten               1  view
 //
 // For each there is a short replay in testdata that fails with the fault and passes without (TestReplaysFail, TestReplays). They hold
 // the system that they run on; a change of when cores do what may still take a script's force away: then
