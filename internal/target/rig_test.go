@@ -413,7 +413,10 @@ func (r *rig) manager(epoch uint64) *manager {
 	r.t.Helper()
 	m := &manager{peer: r.dial(wire.RoleManager, nil), epoch: epoch, complete: map[string]uint64{}}
 	for _, g := range []string{"shop", "other"} {
-		m.ask(&wire.Fence{Command: wire.Command{Group: g, Epoch: epoch}})
+		// What became complete before the first command is in its answer, and not told again.
+		if st, ok := m.ask(&wire.Fence{Command: wire.Command{Group: g, Epoch: epoch}}).(*wire.State); ok {
+			m.complete[g] = st.Complete
+		}
 	}
 	return m
 }
