@@ -56,7 +56,7 @@ func (p *process) resume() {
 // stop asks the process to end, as an operator does. It must end well.
 func (p *process) stop() {
 	p.t.Helper()
-	if err := p.Stop(patience); err != nil {
+	if err := p.Stop(3 * patience); err != nil {
 		p.t.Error(err)
 	}
 	p.tellLog()
