@@ -111,6 +111,21 @@
 // What the simulation does not judge: a write of the journal that a device confirms and loses. Nobody can tell that from
 // a journal that ended there, so writes that go elsewhere are those of data.
 //
+// # Campaigns
+//
+// 100,000 seeds, once, on 2026-11-22, in pieces of 5,000 (of farside at 1f4dd47 for the first 25,000, at 38f7d93 for the rest; half an hour of
+// a machine with two processors, had it done nothing else):
+//
+//	farside sim --seeds 100000
+//
+// No seed broke an invariant. Two (19550 and 23843) ended in a panic of the simulator itself, whose processes put what waited in another
+// order when they hung twice; with that mended they pass. Together 306 million checked steps, 551 million device I/Os, 2.5 million
+// decided CGs and 0.8 million reverts, 373,450 power failures and 53,149 kills (296,873 of both at an I/O), 62,588 failovers, 549,559 pools
+// recovered, 4.7 million copies read. Earlier campaigns of the same day, of 22,000 seeds, found a writer that went on after it could place nothing
+// (seed 1250 then; engine's TestFailedWriterStaysFailed) and a fault of the simulator that came after all faults had ended.
+//
+// The ordinary tests run 2,000 seeds: some 11 million device I/Os, 7,500 power failures and 1,060 kills, in half a minute to two.
+//
 // # A failure
 //
 // Run returns a [Failure] with the invariant and the shortest list of operations found that breaks it. As text it is a
