@@ -130,7 +130,7 @@ func (w *Writer) reap(least int) error {
 		if c.Err != nil {
 			w.writeFailed(f, c.Err)
 		} else {
-			w.strikes = 0
+			w.written(f)
 		}
 		if err := w.retireBuffer(f.buf); err != nil {
 			w.lastErr = errors.Join(w.lastErr, err)

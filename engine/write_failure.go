@@ -7,23 +7,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// strikesOut is how many writes in a row may fail, none succeeding between them, until that is taken for the failure of a device
+// strikesOut is how many writes to a device may fail in a row, none to it succeeding between them, until that is taken for the failure of a device
 // and no longer for bad places on it. Each bad place is given up for ever: a device that only lost its cable must not lose all its
 // blocks. Kernels tell of a lost device by ENXIO or ENODEV, but some by EIO, as of a bad place.
 const strikesOut = 256
 
 // writeFailed handles a failed write: a bad place is gone round, a device that is gone ends the pool's work.
 func (w *Writer) writeFailed(f writeFlight, cause error) {
-	if w.strikes++; w.lastErr == nil && w.strikes < strikesOut && !deviceGone(cause) {
+	device, _ := w.pool.locate(f.buf.at[f.from])
+	if w.strikes[device]++; w.lastErr == nil && w.strikes[device] < strikesOut && !deviceGone(cause) {
 		w.placeAgain(f, cause)
 		return
 	}
 	if w.lastErr == nil {
 		w.lastErr = fmt.Errorf("%w: the device fails, not a place on it (%d failed writes in a row, the last: %w). See to the device, "+
-			"then open the pool again: nothing on it is given up", ErrFailed, w.strikes, cause)
+			"then open the pool again: nothing on it is given up", ErrFailed, w.strikes[device], cause)
 		err := w.lastErr
 		w.pool.ctl.post(func() { w.pool.ctl.fail(err) })
 	}
+}
+
+// written takes note of a write that ended well: its device lives. Others may still fail every write.
+func (w *Writer) written(f writeFlight) {
+	device, _ := w.pool.locate(f.buf.at[f.from])
+	w.strikes[device] = 0
 }
 
 // deviceGone says whether the kernel no longer has the device.

@@ -100,3 +100,31 @@ func TestLostDeviceIsNotGivenUp(t *testing.T) {
 		})
 	}
 }
+
+// TestStrikesAreOfOneDevice: a device that fails every write is found out also if writes to others end well in between.
+func TestStrikesAreOfOneDevice(t *testing.T) {
+	r := newRig(t, 83, 16<<20, 16<<20)
+	v := r.volume("g", "v", 100)
+	r.put(v, 1, 0, 1)
+	on := func(device int) writeFlight {
+		d := r.pool.sb.devices[device]
+		table := r.w.bound[0].table
+		return writeFlight{buf: &writeBuffer{at: []PBlock{PBlock(uint64(d.base) + d.blocks - 1)}, owner: []bufferSlot{{table, 0}}}, to: 1}
+	}
+	r.w.strikes[1] = strikesOut - 2
+	r.w.writeFailed(on(1), unix.EIO)
+	if r.w.lastErr != nil {
+		t.Fatalf("one failure too early: %v", r.w.lastErr)
+	}
+	r.w.written(on(0))
+	r.w.writeFailed(on(1), unix.EIO)
+	if !errors.Is(r.w.lastErr, ErrFailed) {
+		t.Errorf("a success elsewhere hides a device that fails: %v", r.w.lastErr)
+	}
+	r.w.lastErr, r.w.strikes[1] = nil, strikesOut-2
+	r.w.written(on(1))
+	r.w.writeFailed(on(1), unix.EIO)
+	if r.w.lastErr != nil {
+		t.Errorf("a success on the device counts for nothing: %v", r.w.lastErr)
+	}
+}

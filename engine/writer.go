@@ -43,7 +43,7 @@ type Writer struct {
 	serial  uint64 // of the current buffer
 	stats   WriterStats
 	reaping bool  // completions are being taken in
-	strikes int   // writes that failed since the last one that did not
+	strikes []int // by device: writes that failed since the last one that did not
 	lastErr error // why the writer can do nothing more: a write that could not be placed anywhere, for instance
 }
 
@@ -76,7 +76,7 @@ func (p *Pool) NewWriter() (*Writer, error) {
 		return nil, errors.Join(fmt.Errorf("open a writer: %w", err), arena.Close())
 	}
 	w := &Writer{pool: p, queue: queue, arena: arena, buffers: make([]writeBuffer, n),
-		flights: make([]writeFlight, depth), reaped: make([]ring.Completion, depth)}
+		flights: make([]writeFlight, depth), reaped: make([]ring.Completion, depth), strikes: make([]int, len(p.info))}
 	for i := range w.buffers {
 		b := &w.buffers[i]
 		b.mem = arena.Bytes()[i*blocks*BlockSize : (i+1)*blocks*BlockSize]

@@ -542,24 +542,7 @@ func (p *peer) credit() bool {
 }
 
 // settle lets everything go on until nothing more happens by itself.
-func (w *world) settle() {
-	for busy := true; busy; {
-		busy = false
-		for len(w.flight) > 0 {
-			w.finish(0, nil)
-			busy = true
-		}
-		if w.intent != nil {
-			w.finishIntent(nil)
-			busy = true
-		}
-		for _, p := range w.peers {
-			for p.up && (p.send() || p.receive() || p.credit()) {
-				busy = true
-			}
-		}
-	}
-}
+func (w *world) settle() { w.drainBut(func(*DeviceIO) bool { return false }) }
 
 // round forms one CG and expects it to become final.
 func (w *world) round() {
