@@ -310,6 +310,6 @@ func (m measuredGroup) byManager() string {
 			hold = percentiles{max(hold.P50, c.Hold.P50), max(hold.P99, c.Hold.P99)}
 		}
 	}
-	return fmt.Sprintf("by the manager's clock, over its last 1024 holds: HOLD sent to HELD %.2f ms (p99 %.2f ms), HOLD sent to THAWED %.2f ms (p99 %.2f ms), each on the slowest primary",
+	return fmt.Sprintf("by the manager's clock, over its newest holds (1024 to 2048): HOLD sent to HELD %.2f ms (p99 %.2f ms), HOLD sent to THAWED %.2f ms (p99 %.2f ms), each on the slowest primary",
 		held.P50, held.P99, hold.P50, hold.P99)
 }

@@ -115,7 +115,7 @@ type member struct {
 	complete, linked, final bool
 
 	// Primaries only: see ControlStatus.
-	heldTimes, holdTimes samples
+	heldTimes, holdTimes holdTimes
 
 	// Secondaries only.
 	state      wire.State
@@ -145,6 +145,7 @@ type Core struct {
 	// joining those that will.
 	members    Members
 	membersID  uint64 // Persist in flight, 0 none
+	leaving    bool   // leavers has some
 	joining    []*member
 	configured Group
 	byName     map[string]*member

@@ -109,17 +109,16 @@ func (m *Members) check() error {
 
 // drift says how the members differ from the configuration, "" if they do not.
 func (m Members) drift(configured Group) string {
+	if m.Version == 0 {
+		return "" // they are those of the configuration
+	}
 	var out []string
 	tell := func(is, file []string, role string) {
-		for _, n := range is {
-			if !slices.Contains(file, n) {
-				out = append(out, fmt.Sprintf("%s %s is not in the configuration", role, n))
-			}
+		for _, n := range without(is, file) {
+			out = append(out, fmt.Sprintf("%s %s is not in the configuration", role, n))
 		}
-		for _, n := range file {
-			if !slices.Contains(is, n) {
-				out = append(out, fmt.Sprintf("%s %s of the configuration is no member", role, n))
-			}
+		for _, n := range without(file, is) {
+			out = append(out, fmt.Sprintf("%s %s of the configuration is no member", role, n))
 		}
 	}
 	prim, sec := m.Primaries, m.Secondaries
@@ -133,6 +132,21 @@ func (m Members) drift(configured Group) string {
 	tell(prim, configured.Primaries, "primary")
 	tell(sec, configured.Secondaries, "secondary")
 	return strings.Join(out, "; ")
+}
+
+// without lists what is in all and not in those.
+func without(all, those []string) []string {
+	known := make(map[string]bool, len(those))
+	for _, x := range those {
+		known[x] = true
+	}
+	var out []string
+	for _, x := range all {
+		if !known[x] {
+			out = append(out, x)
+		}
+	}
+	return out
 }
 
 // Members returns the members as the operator left them, of which those that are joining do not take part yet.
@@ -151,12 +165,10 @@ func (c *Core) onMembers(m Members) {
 			c.out = append(c.out, Join{j.Name, roleOf(j.Role)})
 		}
 	}
-	for _, name := range memberNames(slices.Concat(c.prim, c.sec, c.joining)) {
-		if !m.Has(name) {
-			c.audit(EntryMembers, c.round, name, "", "removed; takes part until the next boundary")
-		}
-	}
 	c.setMembers(m)
+	for _, name := range c.leavers() {
+		c.audit(EntryMembers, c.round, name, "", "removed; takes part until the next boundary")
+	}
 }
 
 // putBack finds controls that were removed and added again before they let go: they never left.
@@ -180,6 +192,7 @@ func (c *Core) putBack(m Members) Members {
 func (c *Core) setMembers(m Members) {
 	c.members = m
 	c.membersID = c.persist(Record{Members: &m})
+	c.leaving = len(c.leavers()) > 0
 }
 
 func roleOf(name string) wire.Role {
@@ -195,9 +208,13 @@ func (c *Core) newJoining(j Joining) *member {
 	return m
 }
 
-// leaving says whether a member was removed and still takes part.
-func (c *Core) leaving() bool {
-	return slices.ContainsFunc(slices.Concat(c.prim, c.sec, c.joining), func(m *member) bool { return !c.members.Has(m.name) })
+// leavers are the members that were removed and still take part.
+func (c *Core) leavers() []string {
+	stay := slices.Concat(c.members.Primaries, c.members.Secondaries)
+	for _, j := range c.members.Joining {
+		stay = append(stay, j.Name)
+	}
+	return without(memberNames(slices.Concat(c.prim, c.sec, c.joining)), stay)
 }
 
 // changeMembers lets removed controls go, and takes joining ones in, if this is a boundary: nothing is between its cut and its
@@ -220,7 +237,7 @@ func (c *Core) changeMembers() {
 	case c.st == StateDrain && slices.ContainsFunc(c.joining, ready):
 		// The CG may be waiting for this very control, as a secondary does that has volumes of a primary that joins; and a first copy lasts.
 		c.abandon(CauseMembers, "a control is ready to join")
-	case c.st == StateDrain && c.leaving():
+	case c.st == StateDrain && c.leaving:
 		// Or for one that was removed, or for what that had in common with one that left before.
 		c.abandon(CauseMembers, "a control was removed")
 		c.letGo()
@@ -229,16 +246,14 @@ func (c *Core) changeMembers() {
 
 // letGo drops the members that were removed. What a secondary has, it keeps; nobody commands it any more.
 func (c *Core) letGo() {
-	if !c.leaving() {
+	if !c.leaving {
 		return
 	}
-	for _, m := range slices.Concat(c.prim, c.sec, c.joining) {
-		if c.members.Has(m.name) {
-			continue
-		}
-		delete(c.byName, m.name)
-		c.out = append(c.out, Leave{m.name})
-		c.audit(EntryMembers, c.round, m.name, "", "no longer takes part; it keeps what it has")
+	c.leaving = false
+	for _, name := range c.leavers() {
+		delete(c.byName, name)
+		c.out = append(c.out, Leave{name})
+		c.audit(EntryMembers, c.round, name, "", "no longer takes part; it keeps what it has")
 	}
 	gone := func(m *member) bool { return !c.members.Has(m.name) }
 	c.prim, c.sec, c.joining = slices.DeleteFunc(c.prim, gone), slices.DeleteFunc(c.sec, gone), slices.DeleteFunc(c.joining, gone)
@@ -319,11 +334,14 @@ func (c *Core) join(m *member) {
 func (c *Core) membersStatus() MembersStatus {
 	s := MembersStatus{Members: c.members, Drift: c.members.drift(c.configured)}
 	for _, m := range c.joining {
+		if !c.members.Has(m.name) {
+			continue // it leaves
+		}
 		s.Waiting = append(s.Waiting, fmt.Sprintf("%s joins: %s", m.name, cmp.Or(c.obstacle(m), "at the next boundary")))
 	}
-	for _, m := range slices.Concat(c.prim, c.sec) {
-		if !c.members.Has(m.name) {
-			s.Waiting = append(s.Waiting, m.name+" leaves at the next boundary")
+	if c.leaving {
+		for _, name := range c.leavers() {
+			s.Waiting = append(s.Waiting, name+" leaves at the next boundary")
 		}
 	}
 	return s

@@ -2,12 +2,15 @@ package manager
 
 import (
 	"encoding/json"
+	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
 
 	"github.com/farside-storage/farside/wire"
 )
@@ -206,6 +209,65 @@ func TestPercentiles(t *testing.T) {
 	}
 	if (&samples{}).percentiles() != (Percentiles{}) {
 		t.Fatal("no sample must give unknown")
+	}
+}
+
+// The summary of a primary's holds is that of the newest ones, and close to what sorting them gives.
+func TestHoldTimes(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		var h holdTimes
+		if h.percentiles() != (Percentiles{}) {
+			rt.Fatal("no hold must give unknown")
+		}
+		list := make([]time.Duration, rapid.IntRange(1, 5*holdWindow).Draw(rt, "holds"))
+		unit := rapid.SampledFrom([]time.Duration{time.Microsecond, time.Millisecond, time.Second}).Draw(rt, "unit")
+		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 0))
+		for i := range list {
+			list[i] = 4*time.Microsecond + time.Duration(rng.Float64()*100*float64(unit))
+			h.add(list[i])
+		}
+		p := h.percentiles()
+		if least := min(len(list), holdWindow); p.Samples < least || p.Samples > 2*holdWindow {
+			rt.Fatalf("%d of %d holds are summed up", p.Samples, len(list))
+		}
+		newest := slices.Sorted(slices.Values(list[len(list)-p.Samples:]))
+		check := func(what string, got float64, want time.Duration) {
+			if w := float64(want) / 1e6; got < w-0.001 || got > max(1.25*w+0.001, *p.Max) {
+				rt.Fatalf("%s of %d holds: %v ms, sorted %v", what, p.Samples, got, want)
+			}
+		}
+		check("p50", *p.P50, newest[(len(newest)+1)/2-1])
+		check("p99", *p.P99, newest[(len(newest)*99+99)/100-1])
+		if *p.Max != *millis(newest[len(newest)-1]) || *p.P99 > *p.Max {
+			rt.Fatalf("%d holds: max %v, p99 %v; sorted %v", p.Samples, *p.Max, *p.P99, newest[len(newest)-1])
+		}
+	})
+}
+
+// BenchmarkStatus is one status of a group whose primaries were held often. The loop of the node waits for it.
+func BenchmarkStatus(b *testing.B) {
+	for _, n := range []int{1, 16, 256} {
+		b.Run(fmt.Sprintf("primaries=%d", n), func(b *testing.B) {
+			g := Group{Name: "g", Secondaries: []string{"s"}}
+			for i := range n {
+				g.Primaries = append(g.Primaries, fmt.Sprintf("p%d", i))
+			}
+			c, err := NewCore(g, DefaultSettings(), Recovered{Epoch: 1, Known: true}, time.Unix(1000, 0))
+			if err != nil {
+				b.Fatal(err)
+			}
+			rng := rand.New(rand.NewPCG(1, 2))
+			for _, m := range c.prim {
+				for range 3000 {
+					m.heldTimes.add(time.Duration(rng.IntN(2e6)))
+					m.holdTimes.add(time.Duration(rng.IntN(5e6)))
+				}
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				c.Status(time.Unix(2000, 0))
+			}
+		})
 	}
 }
 
