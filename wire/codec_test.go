@@ -50,7 +50,7 @@ func genManifest(t *rapid.T) *Manifest {
 	}
 	for h := range uint32(MaxVolumes) {
 		if present[h] {
-			m.Volumes = append(m.Volumes, VolumeManifest{Volume: h, Blocks: genU64(t), Updates: genU64(t), Digest: genU64(t)})
+			m.Volumes = append(m.Volumes, VolumeManifest{Volume: h, Blocks: genU64(t), Updates: genU64(t), Digest: genU64(t), Partial: rapid.Bool().Draw(t, "partial")})
 		}
 	}
 	return m
@@ -86,7 +86,7 @@ func genMessage(t *rapid.T, ty Type) Message {
 		for range rapid.IntRange(1, 20).Draw(t, "volumes") {
 			id := genUUID(t)
 			id[0] |= 1 // not zero
-			m.Volumes = append(m.Volumes, VolumeState{id, boolean()})
+			m.Volumes = append(m.Volumes, VolumeState{id, boolean(), boolean()})
 		}
 		return m
 	case TypeUpdates:
@@ -117,8 +117,9 @@ func genMessage(t *rapid.T, ty Type) Message {
 	case TypeStatusReply:
 		return &StatusReply{JSON: rapid.SliceOfN(rapid.Byte(), 0, 100).Draw(t, "json")}
 	case TypeVolume:
-		v := &Volume{Group: genName(t, "group"), Name: genName(t, "name"), Delete: boolean()}
-		if !v.Delete {
+		v := &Volume{Group: genName(t, "group"), Name: genName(t, "name"),
+			Action: rapid.SampledFrom([]VolumeAction{VolumeMake, VolumeDelete, VolumeSetAside, VolumeRejoin}).Draw(t, "action")}
+		if v.Action == VolumeMake {
 			v.Size = BlockSize * rapid.Uint64Range(1, MaxBlocks-1).Draw(t, "blocks")
 		}
 		return v
@@ -271,9 +272,9 @@ func TestRefusedFields(t *testing.T) {
 		{"odd size", TypeAttach, "volume size", 26, encodeRaw("g", UUID{}, uint32(1), "v", uint64(4095))},
 		{"size 0", TypeAttach, "volume size", 26, encodeRaw("g", UUID{}, uint32(1), "v", uint64(0))},
 		{"applied but not resumed", TypeAttached, "applied", 0, encodeRaw(uint64(3), uint8(0), n, n)},
-		{"CG 0", TypeManifest, "cg", 0, encodeRaw(uint64(0), uint32(1), 28)},
-		{"volume twice", TypeManifest, "volume", 40, encodeRaw(n, uint32(2), 28, 28)},
-		{"large handle", TypeManifest, "volume", 12, encodeRaw(n, uint32(1), uint32(MaxVolumes), 24)},
+		{"CG 0", TypeManifest, "cg", 0, encodeRaw(uint64(0), uint32(1), 29)},
+		{"volume twice", TypeManifest, "volume", 41, encodeRaw(n, uint32(2), 29, 29)},
+		{"large handle", TypeManifest, "volume", 12, encodeRaw(n, uint32(1), uint32(MaxVolumes), 25)},
 		{"CG 0", TypeZeroes, "cg", 0, encodeRaw(uint64(0), uint32(1), uint32(0), 8, uint64(1), uint64(1))},
 		{"reserved", TypeZeroes, "reserved", 12, encodeRaw(n, uint32(1), uint32(1), 8, uint64(1), uint64(1))},
 		{"reserved", TypeZeroes, "reserved", 20, encodeRaw(n, uint32(1), uint32(0), uint32(0), uint32(9), uint64(1), uint64(1))},
@@ -282,9 +283,12 @@ func TestRefusedFields(t *testing.T) {
 		{"past the end", TypeZeroes, "block", 16, encodeRaw(n, uint32(1), uint32(0), 8, uint64(1), MaxBlocks)},
 		{"overflow", TypeZeroes, "block", 16, encodeRaw(n, uint32(1), uint32(0), 8, uint64(1), ^uint64(0))},
 		{"large handle", TypeZeroes, "volume", 16, encodeRaw(n, uint32(1), uint32(0), uint32(MaxVolumes), uint32(0), uint64(1), uint64(1))},
-		{"volume without a size", TypeVolume, "size", 6, encodeRaw("g", "n", uint64(0), uint8(0))},
-		{"volume deleted with a size", TypeVolume, "size", 6, encodeRaw("g", "n", uint64(BlockSize), uint8(1))},
-		{"volume of part of a block", TypeVolume, "size", 6, encodeRaw("g", "n", uint64(BlockSize+1), uint8(0))},
+		{"volume without a size", TypeVolume, "size", 7, encodeRaw("g", "n", uint8(VolumeMake), uint64(0))},
+		{"volume deleted with a size", TypeVolume, "size", 7, encodeRaw("g", "n", uint8(VolumeDelete), uint64(BlockSize))},
+		{"volume of part of a block", TypeVolume, "size", 7, encodeRaw("g", "n", uint8(VolumeMake), uint64(BlockSize+1))},
+		{"no action", TypeVolume, "action", 6, encodeRaw("g", "n", uint8(0), uint64(0))},
+		{"action past the last", TypeVolume, "action", 6, encodeRaw("g", "n", uint8(5), uint64(0))},
+		{"partial 2", TypeManifest, "partial", 40, encodeRaw(n, uint32(1), uint32(0), n, n, n, uint8(2))},
 		{"no action", TypeGroupChange, "action", 3, encodeRaw("g", uint8(0), uint32(0))},
 		{"action past the last", TypeGroupChange, "action", 3, encodeRaw("g", uint8(6), uint32(0))},
 		{"set without tunables", TypeGroupChange, "json", 4, encodeRaw("g", uint8(GroupSet), uint32(0))},
@@ -388,7 +392,7 @@ func TestLargestMessagesFit(t *testing.T) {
 
 // A count that lies must not cost memory.
 func TestLyingCountTakesNoMemory(t *testing.T) {
-	body := encodeRaw(uint64(1), uint32(MaxVolumes), 28)
+	body := encodeRaw(uint64(1), uint32(MaxVolumes), 29)
 	m := &Manifest{}
 	if got := testing.AllocsPerRun(10, func() {
 		if DecodeInto(m, body) == nil {

@@ -75,6 +75,7 @@ var (
 	ErrPoolFull     = errors.New("pool full")
 	ErrIO           = errors.New("device failed")
 	ErrShuttingDown = errors.New("shutting down")
+	ErrSetAside     = errors.New("volume set aside")
 )
 
 // Errors of this side of a connection; they have no code.
@@ -98,6 +99,7 @@ var sentinels = [...]error{
 	CodePoolFull:     ErrPoolFull,
 	CodeIO:           ErrIO,
 	CodeShuttingDown: ErrShuttingDown,
+	CodeSetAside:     ErrSetAside,
 }
 
 // Err gives the sentinel of c. A code of a later version counts as ErrProtocol.

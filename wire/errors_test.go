@@ -10,7 +10,7 @@ import (
 
 func TestCodesAndSentinels(t *testing.T) {
 	seen := make(map[error]bool)
-	for c := CodeProtocol; c <= CodeShuttingDown; c++ {
+	for c := CodeProtocol; c <= CodeSetAside; c++ {
 		s := c.Err()
 		if s == nil || seen[s] {
 			t.Fatalf("code %d has no sentinel of its own", c)

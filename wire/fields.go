@@ -46,7 +46,7 @@ func (m *Attached) fields(c *coder) {
 	}
 	c.u64("complete", &m.Complete)
 	c.u64("window", &m.Window)
-	n := c.count("volumes", len(m.Volumes), 1, MaxVolumes, 17)
+	n := c.count("volumes", len(m.Volumes), 1, MaxVolumes, 18)
 	m.Volumes = list(c, m.Volumes, n)
 	for i := range m.Volumes[:n] {
 		v := &m.Volumes[i]
@@ -56,6 +56,7 @@ func (m *Attached) fields(c *coder) {
 			c.fail("identity", at, "is zero")
 		}
 		c.boolean("holds", &v.Holds)
+		c.boolean("whole", &v.Whole)
 	}
 }
 
@@ -77,7 +78,7 @@ func (m *ZeroRanges) fields(c *coder) {
 
 func (m *Manifest) fields(c *coder) {
 	c.cg(&m.CG)
-	n := c.count("volumes", len(m.Volumes), 1, MaxVolumes, 28)
+	n := c.count("volumes", len(m.Volumes), 1, MaxVolumes, 29)
 	m.Volumes = list(c, m.Volumes, n)
 	for i := range m.Volumes[:n] {
 		v := &m.Volumes[i]
@@ -92,6 +93,7 @@ func (m *Manifest) fields(c *coder) {
 		c.u64("blocks", &v.Blocks)
 		c.u64("updates", &v.Updates)
 		c.u64("digest", &v.Digest)
+		c.boolean("partial", &v.Partial)
 	}
 }
 
@@ -153,10 +155,14 @@ func (m *Volume) fields(c *coder) {
 	c.name("group", &m.Group)
 	c.name("name", &m.Name)
 	at := c.pos()
+	c.u8("action", (*uint8)(&m.Action))
+	if m.Action < VolumeMake || m.Action > VolumeRejoin {
+		c.fail("action", at, "%d is not an action", m.Action)
+	}
+	at = c.pos()
 	c.u64("size", &m.Size)
-	c.boolean("delete", &m.Delete)
-	if m.Delete != (m.Size == 0) || m.Size%BlockSize != 0 {
-		c.fail("size", at, "%d is not a positive multiple of %d (0 with delete)", m.Size, BlockSize)
+	if (m.Action == VolumeMake) != (m.Size > 0) || m.Size%BlockSize != 0 {
+		c.fail("size", at, "%d is not a positive multiple of %d, to make a volume, or 0 to do anything else", m.Size, BlockSize)
 	}
 }
 

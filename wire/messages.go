@@ -46,7 +46,7 @@ const (
 	TypePing                        // any
 	TypePong                        //
 	TypeError                       // any
-	TypeVolume                      // T->S: makes or deletes a volume
+	TypeVolume                      // T->S: makes or deletes a volume, sets it aside
 	TypeGroupChange                 // T->M: changes a running group
 )
 
@@ -103,6 +103,9 @@ type VolumeState struct {
 	Identity UUID
 	// Holds: a final CG has put something into the volume since it was made. False: all of it reads as zeros.
 	Holds bool
+	// Whole: by the newest final CG the volume has all of its first copy, and every CG since has kept it so. A Partial
+	// manifest of it is refused. From durable state; a complete CG that may make it whole does not count yet.
+	Whole bool
 }
 
 // Update describes new contents for Count consecutive virtual blocks of a volume.
@@ -132,6 +135,9 @@ type VolumeManifest struct {
 	Blocks  uint64 // blocks of payload in all Updates
 	Updates uint64 // descriptors, Updates and Zeroes
 	Digest  uint64 // see Digest
+	// Partial: after this CG blocks of the volume's first copy are still missing. Only of a volume that is not Whole
+	// on the secondary: once it is, each CG brings all that changed.
+	Partial bool
 }
 
 // Manifest ends CG n on this connection: one entry for every attached volume, by ascending
@@ -263,13 +269,22 @@ type Status struct{ JSON []byte }
 // StatusReply carries a JSON document: the state of the node, for people and scripts.
 type StatusReply struct{ JSON []byte }
 
-// Volume makes a volume of Size bytes on a secondary or, with Delete, deletes it and the copy in it;
-// Size is then 0. Answered by StatusReply, of the node after the change, or Error. To make one
-// that exists with this size changes nothing.
+// VolumeAction is what a Volume message does.
+type VolumeAction uint8
+
+const (
+	VolumeMake     VolumeAction = iota + 1 // makes it, unless it is there with this size
+	VolumeDelete                           // deletes it, and the copy in it
+	VolumeSetAside                         // its group does not wait for it any more; the copy stays as it is
+	VolumeRejoin                           // ends VolumeSetAside: a primary may attach to it, for a first copy
+)
+
+// Volume changes a volume on a secondary. Answered by StatusReply, of the node after the change, or Error. What
+// was done already is answered as if it were done now.
 type Volume struct {
 	Group, Name string
-	Size        uint64 // bytes
-	Delete      bool
+	Size        uint64 // bytes, with VolumeMake; else 0
+	Action      VolumeAction
 }
 
 // GroupAction is what a GroupChange does.
@@ -323,6 +338,7 @@ const (
 	CodePoolFull                          // no room
 	CodeIO                                // the control's devices failed
 	CodeShuttingDown                      //
+	CodeSetAside                          // a volume of Attach was set aside
 )
 
 // Error refuses a frame or ends a connection. Text says what happened, where, and what

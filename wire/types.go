@@ -83,6 +83,14 @@ func (r Role) String() string {
 	return names[r]
 }
 
+func (a VolumeAction) String() string {
+	names := [...]string{VolumeMake: "make", VolumeDelete: "delete", VolumeSetAside: "set-aside", VolumeRejoin: "rejoin"}
+	if a == 0 || int(a) >= len(names) {
+		return fmt.Sprintf("volume action %d", uint8(a))
+	}
+	return names[a]
+}
+
 func (a GroupAction) String() string {
 	names := [...]string{GroupPause: "pause", GroupResume: "resume", GroupSet: "set", GroupAdd: "add-control", GroupRemove: "remove-control"}
 	if a == 0 || int(a) >= len(names) {

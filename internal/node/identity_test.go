@@ -82,7 +82,7 @@ func TestVolumeMadeAgainGetsAFirstCopy(t *testing.T) {
 	stopPrimary()
 	stopSecondary() // with it ends the session that waits for the primary, and what is final is folded
 	r.start(Secondary, r.secondary("s1"))
-	for _, change := range []wire.Volume{{Group: "g", Name: "a", Delete: true}, {Group: "g", Name: "a", Size: rigVolume}} {
+	for _, change := range []wire.Volume{{Group: "g", Name: "a", Action: wire.VolumeDelete}, {Group: "g", Name: "a", Action: wire.VolumeMake, Size: rigVolume}} {
 		var status target.Status
 		err := r.tool("s1", &change, &status)
 		for late := time.Now().Add(time.Minute); errors.Is(err, wire.ErrState) && time.Now().Before(late); time.Sleep(3 * time.Millisecond) {

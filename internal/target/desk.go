@@ -110,7 +110,7 @@ func Identify(ctx context.Context, pool *engine.Pool, vols []*engine.Volume) ([]
 		if err != nil {
 			return nil, fromEngine(err)
 		}
-		out[i] = wire.VolumeState{Identity: identity(pool, v), Holds: holds}
+		out[i] = wire.VolumeState{Identity: identity(pool, v), Holds: holds, Whole: true}
 	}
 	return out, nil
 }

@@ -27,14 +27,14 @@ func TestIdentityOfAVolume(t *testing.T) {
 	m.finish("shop", 1)
 	check(t, p.conn.Close())
 	p = r.attach(2, "shop", "b", "a")
-	if a := p.attached.Volumes[1]; a != (wire.VolumeState{Identity: first[0].Identity, Holds: true}) || p.attached.Volumes[0] != first[1] {
+	if a := p.attached.Volumes[1]; a != (wire.VolumeState{Identity: first[0].Identity, Holds: true, Whole: true}) || p.attached.Volumes[0] != first[1] {
 		t.Errorf("%+v with CG 1 final, attached in another order", p.attached.Volumes)
 	}
 	p.update(2, 7, 0, 1, 1) // ends the session, which then holds the volumes no more
 	p.refused()
 	p.ended()
 	tool := r.dial(wire.RoleTool, nil)
-	for _, v := range []wire.Volume{{Group: "shop", Name: "a", Delete: true}, {Group: "shop", Name: "a", Size: 1024 * block}} {
+	for _, v := range []wire.Volume{{Group: "shop", Name: "a", Action: wire.VolumeDelete}, {Group: "shop", Name: "a", Action: wire.VolumeMake, Size: 1024 * block}} {
 		check(t, tool.conn.WriteMessage(&v))
 		if _, ok := tool.next().(*wire.StatusReply); !ok {
 			t.Fatal("refused")

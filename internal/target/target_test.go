@@ -655,7 +655,7 @@ func TestToolKeepsVolumes(t *testing.T) {
 			t.Errorf("%+v: %+v, want %v", v, e, code)
 		}
 	}
-	fresh := wire.Volume{Group: "fresh", Name: "a", Size: 1024 * block}
+	fresh := wire.Volume{Group: "fresh", Name: "a", Action: wire.VolumeMake, Size: 1024 * block}
 	for range 2 { // the second changes nothing
 		st := ask(fresh)
 		i := slices.IndexFunc(st.Groups, func(g GroupStatus) bool { return g.Name == "fresh" })
@@ -666,7 +666,7 @@ func TestToolKeepsVolumes(t *testing.T) {
 	larger := fresh
 	larger.Size *= 2
 	refused(larger, wire.CodeState)
-	gone := wire.Volume{Group: "fresh", Name: "a", Delete: true}
+	gone := wire.Volume{Group: "fresh", Name: "a", Action: wire.VolumeDelete}
 	p := r.attach(1, "fresh", "a")
 	refused(gone, wire.CodeState)
 	p.update(1, 0, 2000, 1, 1) // ends the session, which then holds the volume no more

@@ -15,12 +15,15 @@ func (n *Node) changeVolume(l *link, h wire.Header, body []byte) error {
 		return err
 	}
 	var err error
-	if v.Delete {
-		err = n.opts.Pool.DeleteVolume(l.ctx, v.Group, v.Name)
-	} else {
+	switch v.Action {
+	case wire.VolumeMake:
 		err = n.makeVolume(l.ctx, &v)
+	case wire.VolumeDelete:
+		err = n.opts.Pool.DeleteVolume(l.ctx, v.Group, v.Name)
+	default:
+		err = fmt.Errorf("%v of volume %q of group %q: %w: this control cannot do that yet", v.Action, v.Name, v.Group, engine.ErrState)
 	}
-	n.opts.Logger.Info("volume change", "peer", l.name(), "group", v.Group, "volume", v.Name, "bytes", v.Size, "delete", v.Delete, "error", err)
+	n.opts.Logger.Info("volume change", "peer", l.name(), "group", v.Group, "volume", v.Name, "bytes", v.Size, "action", v.Action.String(), "error", err)
 	if err == nil {
 		return n.replyStatus(l)
 	}
