@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/farside-storage/farside/internal/frameproxy"
 	"github.com/farside-storage/farside/internal/node"
+	"github.com/farside-storage/farside/internal/sitetest"
 	"github.com/farside-storage/farside/internal/target"
 	"github.com/farside-storage/farside/manager"
 )
@@ -196,7 +196,7 @@ func (c *cluster) alive() error {
 		errs = append(errs, p.Ended())
 	}
 	if err := errors.Join(errs...); err != nil {
-		return hopeless{err}
+		return hopeless(err)
 	}
 	return nil
 }
@@ -214,35 +214,17 @@ func (c *cluster) group() (manager.Status, error) {
 	return manager.Status{}, errors.Join(errs...)
 }
 
-func groupOf(m *process) (manager.Status, error) {
-	var s manager.NodeStatus
-	if err := m.status(&s); err != nil {
-		return manager.Status{}, err
-	}
-	if s.Leadership != nil && len(s.Groups) == 0 {
-		return manager.Status{}, fmt.Errorf("%s stands by: %+v", m.Name, *s.Leadership)
-	}
-	if len(s.Groups) != 1 {
-		return manager.Status{}, hopeless{fmt.Errorf("%s reports %d groups", m.Name, len(s.Groups))}
-	}
-	return s.Groups[0], nil
-}
+func groupOf(m *process) (manager.Status, error) { return sitetest.Group(m.Name, m.status) }
 
 // awaitPoint asks the manager until ok.
 func (c *cluster) awaitPoint(what string, ok func(manager.Status) bool) manager.Status {
 	c.t.Helper()
-	var s manager.Status
-	await(c.t, what, func() (err error) {
+	return sitetest.AwaitGroup(c.t, what, func() (manager.Status, error) {
 		if err := c.alive(); err != nil {
-			return err
+			return manager.Status{}, err
 		}
-		if s, err = c.group(); err == nil && !ok(s) {
-			text, _ := json.Marshal(s)
-			err = fmt.Errorf("last answer %s", text)
-		}
-		return err
-	})
-	return s
+		return c.group()
+	}, ok)
 }
 
 // awaitCutAfter waits for a recovery point that was cut after t, and until every secondary shows it: the first one that does
@@ -264,7 +246,7 @@ func (c *cluster) state(i int) (target.GroupStatus, error) {
 		return target.GroupStatus{}, err
 	}
 	if len(s.Groups) != 1 || s.Pool.Failure != "" {
-		return target.GroupStatus{}, hopeless{fmt.Errorf("%s reports %+v", c.secondaries[i].Name, s)}
+		return target.GroupStatus{}, hopeless(fmt.Errorf("%s reports %+v", c.secondaries[i].Name, s))
 	}
 	if g := s.Groups[0]; g.Error == "" {
 		return g, nil
@@ -288,53 +270,28 @@ func (c *cluster) awaitState(i int, what string, ok func(target.GroupStatus) boo
 	return s
 }
 
-// entries reads the manager's audit log.
-func (c *cluster) entries() (entries []manager.Entry, err error) {
-	b, err := os.ReadFile(filepath.Join(c.dir, "m1", node.AuditLogFile))
-	for line := range bytes.Lines(b) {
-		var e manager.Entry
-		if bytes.HasSuffix(line, []byte("\n")) {
-			if err := json.Unmarshal(line, &e); err != nil {
-				return nil, hopeless{fmt.Errorf("audit log: %w: %s", err, line)}
-			}
-			entries = append(entries, e)
-		}
-	}
-	return entries, err
+// audit is the first manager's audit log.
+func (c *cluster) audit() sitetest.AuditLog {
+	return sitetest.AuditLog{Path: filepath.Join(c.dir, "m1", node.AuditLogFile), Alive: c.alive}
 }
 
 // awaitEntry waits for an entry of the audit log, from the one numbered seen on.
-func (c *cluster) awaitEntry(what string, seen int, ok func(manager.Entry) bool) (entries []manager.Entry) {
+func (c *cluster) awaitEntry(what string, seen int, ok func(manager.Entry) bool) []manager.Entry {
 	c.t.Helper()
-	await(c.t, what, func() error {
-		all, err := c.entries()
-		if err != nil {
-			return err
-		}
-		for i := seen; i < len(all); i++ {
-			if ok(all[i]) {
-				entries = all[seen : i+1]
-				return nil
-			}
-		}
-		return errors.Join(c.alive(), fmt.Errorf("the audit log ends with %+v", all[max(seen, len(all)-5):]))
-	})
-	return entries
+	return c.audit().Await(c.t, what, seen, ok)
 }
 
 // seen is the length of the audit log now.
 func (c *cluster) seen() int {
 	c.t.Helper()
-	all, err := c.entries()
-	check(c.t, err)
-	return len(all)
+	return c.audit().Seen(c.t)
 }
 
 // decisions lists the CGs that the manager decided, 0 first. A manager that was killed between the decision and its
 // audit entry leaves the entry to the next one, whose plan at the start then is to go forward.
 func (c *cluster) decisions() []uint64 {
 	c.t.Helper()
-	all, err := c.entries()
+	all, err := c.audit().Entries()
 	check(c.t, err)
 	cgs := []uint64{0}
 	for _, e := range all {

@@ -131,7 +131,7 @@ func unmountWhenFree(t testing.TB, at string) {
 	await(t, "the end of all use of "+at, func() error {
 		err := unix.Unmount(at, 0)
 		if err != nil && !errors.Is(err, unix.EBUSY) {
-			return hopeless{err}
+			return hopeless(err)
 		}
 		return err
 	})

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/farside-storage/farside/internal/hosttest"
+	"github.com/farside-storage/farside/internal/sitetest"
 )
 
 // hosts write until they are stopped, and connect again when a primary was away.
@@ -40,14 +41,7 @@ func (h *hosts) stop(t testing.TB) time.Time {
 // awaitRecords waits until n more records were answered.
 func (h *hosts) awaitRecords(t testing.TB, n uint64) uint64 {
 	t.Helper()
-	want := h.acked.Load() + n
-	await(t, "answers to the host", func() error {
-		if now := h.acked.Load(); now < want {
-			return fmt.Errorf("record %d was the last, want %d", now, want)
-		}
-		return nil
-	})
-	return want
+	return sitetest.AwaitCount(t, "answers to the host", h.acked.Load, n)
 }
 
 // image reads a whole export.

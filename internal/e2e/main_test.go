@@ -140,13 +140,6 @@ func (e *excerpt) Write(p []byte) (int, error) {
 
 func (e *excerpt) String() string { return string(e.text) }
 
-func check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // long skips tests that only run other processes: the race detector sees nothing of them.
 func long(t testing.TB) {
 	t.Helper()

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/farside-storage/farside/internal/proc"
+	"github.com/farside-storage/farside/internal/sitetest"
 )
 
 // process is a role that can be killed and launched again; what goes wrong with it fails the test.
@@ -16,8 +17,13 @@ type process struct {
 	t testing.TB
 }
 
-// patience is how long to wait for anything: the machine may be slow, and busy with other tests.
-const patience = time.Minute
+const patience = sitetest.Patience
+
+var (
+	check    = sitetest.Check
+	await    = sitetest.Await
+	hopeless = sitetest.Hopeless
+)
 
 // start writes the configuration and runs the role. It is stopped when the test ends, the last one first.
 func start(t testing.TB, dir, kind, name, toml string) *process {
@@ -64,25 +70,6 @@ func (p *process) stop() {
 
 // status asks the process for its state.
 func (p *process) status(into any) error { return p.Status(context.Background(), into) }
-
-// await asks again and again until ok says yes; the error that it returns until then is shown if it never does.
-func await(t testing.TB, what string, ok func() error) {
-	t.Helper()
-	deadline := time.Now().Add(patience)
-	for {
-		err := ok()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) || errors.As(err, new(hopeless)) {
-			t.Fatalf("waited in vain for %s: %v", what, err)
-		}
-		time.Sleep(5 * time.Millisecond) // between two questions
-	}
-}
-
-// hopeless is an error that no waiting mends.
-type hopeless struct{ error }
 
 // output is what a command of farside printed.
 type output struct {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/farside-storage/farside/internal/node"
+	"github.com/farside-storage/farside/internal/sitetest"
 	"github.com/farside-storage/farside/internal/target"
 	"github.com/farside-storage/farside/manager"
 	"github.com/farside-storage/farside/wire"
@@ -77,21 +78,12 @@ func (w *halfway) visits(want ...had) {
 	w.t.Helper()
 	entries := w.awaitEntry("the end of the revert", w.seen, func(e manager.Entry) bool { return e.Kind == manager.EntryRevertEnd && e.CG == w.n })
 	for i := range w.secondaries {
-		var saidLinked, saidNot, reverted bool
-		for _, e := range entries {
-			if e.Control != w.managed(i) || e.CG != w.n {
-				continue
-			}
-			shows := strings.HasPrefix(e.Said, fmt.Sprintf("links show CG %d,", w.n)) && strings.Contains(e.Did, fmt.Sprintf("CG %d reverted to CG %d", w.n, w.before))
-			saidLinked = saidLinked || e.Kind == manager.EntryVisit && shows
-			saidNot = saidNot || e.Kind == manager.EntryVisit && !shows
-			reverted = reverted || e.Kind == manager.EntryReverted
+		v := sitetest.VisitOf(entries, w.managed(i), w.n, w.before)
+		said := map[had]bool{notLinked: v.NotLinked, linked: v.Linked, either: v.NotLinked || v.Linked}[want[i]]
+		if !said || !v.Reverted {
+			w.t.Errorf("CG %d at %s: visited as wanted (%d) %v, reverted %v; the audit log has %+v", w.n, w.secondaries[i].Name, want[i], said, v.Reverted, entries)
 		}
-		said := map[had]bool{notLinked: saidNot, linked: saidLinked, either: saidNot || saidLinked}[want[i]]
-		if !said || !reverted {
-			w.t.Errorf("CG %d at %s: visited as wanted (%d) %v, reverted %v; the audit log has %+v", w.n, w.secondaries[i].Name, want[i], said, reverted, entries)
-		}
-		w.t.Logf("CG %d at %s: was found linked %v", w.n, w.secondaries[i].Name, saidLinked)
+		w.t.Logf("CG %d at %s: was found linked %v", w.n, w.secondaries[i].Name, v.Linked)
 	}
 }
 
@@ -308,7 +300,7 @@ func (c *cluster) planned(want manager.PlanAction) {
 func (c *cluster) lastStart() (at int) {
 	c.t.Helper()
 	c.awaitManager()
-	all, err := c.entries()
+	all, err := c.audit().Entries()
 	check(c.t, err)
 	for i, e := range all {
 		if e.Kind == manager.EntryStart {

@@ -77,7 +77,7 @@ func (c *cluster) sound(pool string) {
 		case strings.Contains(o.err, "device is in use"):
 			return err
 		}
-		return hopeless{err}
+		return hopeless(err)
 	})
 }
 

@@ -13,14 +13,11 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/farside-storage/farside/internal/sitetest"
 )
 
-func check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
+var check = sitetest.Check
 
 // echo serves on a host until the test ends.
 func echo(t *testing.T, h *Host) string {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/farside-storage/farside/internal/nettest"
 	"github.com/farside-storage/farside/internal/proc"
+	"github.com/farside-storage/farside/internal/sitetest"
 	"github.com/farside-storage/farside/wire"
 )
 
@@ -55,6 +56,11 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+var (
+	check = sitetest.Check
+	await = sitetest.Await
+)
+
 // long skips tests that only run other processes: the race detector sees nothing of them.
 func long(t testing.TB) {
 	t.Helper()
@@ -63,27 +69,6 @@ func long(t testing.TB) {
 	}
 	if testing.Short() {
 		t.Skip("takes long")
-	}
-}
-
-func check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// await asks again and again until ok says yes; the error that it returns until then is shown if it never does.
-func await(t testing.TB, what string, ok func() error) {
-	t.Helper()
-	for late := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) { // between two questions
-		err := ok()
-		if err == nil {
-			return
-		}
-		if time.Now().After(late) {
-			t.Fatalf("waited in vain for %s: %v", what, err)
-		}
 	}
 }
 

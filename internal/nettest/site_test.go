@@ -3,17 +3,18 @@ package nettest_test
 import (
 	"bytes"
 	"encoding/binary"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/farside-storage/farside/internal/hosttest"
 	"github.com/farside-storage/farside/internal/nettest"
+	"github.com/farside-storage/farside/internal/node"
+	"github.com/farside-storage/farside/internal/sitetest"
 	"github.com/farside-storage/farside/internal/target"
 	"github.com/farside-storage/farside/manager"
 	"github.com/farside-storage/farside/primary"
@@ -119,27 +120,11 @@ func (c *site) finish() {
 }
 
 // group is the manager's view.
-func (c *site) group() (manager.Status, error) {
-	var s manager.NodeStatus
-	if err := c.m.status(&s); err != nil {
-		return manager.Status{}, err
-	}
-	if len(s.Groups) != 1 {
-		return manager.Status{}, fmt.Errorf("%d groups", len(s.Groups))
-	}
-	return s.Groups[0], nil
-}
+func (c *site) group() (manager.Status, error) { return sitetest.Group(c.m.Name, c.m.status) }
 
-func (c *site) awaitGroup(what string, ok func(manager.Status) bool) (s manager.Status) {
+func (c *site) awaitGroup(what string, ok func(manager.Status) bool) manager.Status {
 	c.t.Helper()
-	await(c.t, what, func() (err error) {
-		if s, err = c.group(); err == nil && !ok(s) {
-			text, _ := json.Marshal(s)
-			err = fmt.Errorf("last answer %s", text)
-		}
-		return err
-	})
-	return s
+	return sitetest.AwaitGroup(c.t, what, c.group, ok)
 }
 
 // awaitCutAfter waits for a recovery point that was cut after a time, and is final everywhere.
@@ -163,13 +148,7 @@ func (c *site) awaitCutAfter(at time.Time) (cg uint64) {
 // awaitWrites waits until n more records were answered: every primary answers its hosts.
 func (c *site) awaitWrites(n uint64) {
 	c.t.Helper()
-	want := c.writers.Acked.Load() + n
-	await(c.t, "answers to the hosts", func() error {
-		if now := c.writers.Acked.Load(); now < want {
-			return fmt.Errorf("record %d was the last, want %d", now, want)
-		}
-		return nil
-	})
+	sitetest.AwaitCount(c.t, "answers to the hosts", c.writers.Acked.Load, n)
 }
 
 // awaitWritesTo waits until a primary answered n more writes of the hosts that write to it alone.
@@ -179,13 +158,7 @@ func (c *site) awaitWritesTo(p *role, n uint64) {
 	if p == c.p2 {
 		v = 2
 	}
-	want := c.writers.Random(v) + n
-	await(c.t, "answers to the hosts of "+p.Name, func() error {
-		if now := c.writers.Random(v); now < want {
-			return fmt.Errorf("%d answers, want %d", now, want)
-		}
-		return nil
-	})
+	sitetest.AwaitCount(c.t, "answers to the hosts of "+p.Name, func() uint64 { return c.writers.Random(v) }, n)
 }
 
 // state is what a secondary says of its group.
@@ -332,43 +305,20 @@ func find(payload []byte, kind wire.Type) (cg uint64, ok bool) {
 // heal undoes all that was done to the network.
 func (c *site) heal() { c.net.Change((*nettest.Traffic).Heal) }
 
-// entries is the manager's audit log.
-func (c *site) entries() (entries []manager.Entry, err error) {
-	b, err := os.ReadFile(c.m.path("state") + "/audit.jsonl")
-	for line := range bytes.Lines(b) {
-		var e manager.Entry
-		if bytes.HasSuffix(line, []byte("\n")) {
-			err = errors.Join(err, json.Unmarshal(line, &e))
-			entries = append(entries, e)
-		}
-	}
-	return entries, err
+// audit is the manager's audit log.
+func (c *site) audit() sitetest.AuditLog {
+	return sitetest.AuditLog{Path: filepath.Join(c.m.path("state"), node.AuditLogFile)}
 }
 
 // awaitEntry waits for an entry behind the first seen ones, and returns all from there to it.
-func (c *site) awaitEntry(what string, seen int, ok func(manager.Entry) bool) (entries []manager.Entry) {
+func (c *site) awaitEntry(what string, seen int, ok func(manager.Entry) bool) []manager.Entry {
 	c.t.Helper()
-	await(c.t, what, func() error {
-		all, err := c.entries()
-		if err != nil {
-			return err
-		}
-		for i := seen; i < len(all); i++ {
-			if ok(all[i]) {
-				entries = all[seen : i+1]
-				return nil
-			}
-		}
-		return fmt.Errorf("the audit log ends with %+v", all[max(seen, len(all)-5):])
-	})
-	return entries
+	return c.audit().Await(c.t, what, seen, ok)
 }
 
 func (c *site) seen() int {
 	c.t.Helper()
-	all, err := c.entries()
-	check(c.t, err)
-	return len(all)
+	return c.audit().Seen(c.t)
 }
 
 // visited wants the audit log to show that CG cg was given up, and every secondary visited and reverted; one of them must have shown that it
@@ -377,17 +327,13 @@ func (c *site) visited(seen int, cg uint64, one *role, linked bool) {
 	c.t.Helper()
 	entries := c.awaitEntry("the end of the revert", seen, func(e manager.Entry) bool { return e.Kind == manager.EntryRevertEnd && e.CG == cg })
 	for _, s := range c.secondaries() {
-		var said, reverted bool
-		for _, e := range entries {
-			if e.Control != s.address() || e.CG != cg {
-				continue
-			}
-			shows := strings.HasPrefix(e.Said, fmt.Sprintf("links show CG %d,", cg))
-			said = said || e.Kind == manager.EntryVisit && (s != one || shows == linked)
-			reverted = reverted || e.Kind == manager.EntryReverted
+		v := sitetest.VisitOf(entries, s.address(), cg, 0)
+		said := v.Linked || v.NotLinked
+		if s == one {
+			said = v.Linked && linked || v.NotLinked && !linked
 		}
-		if !said || !reverted {
-			c.t.Errorf("CG %d at %s: visited %v, reverted %v; %s had linked it: %v; the audit log has %+v", cg, s.Name, said, reverted, one.Name, linked, entries)
+		if !said || !v.Reverted {
+			c.t.Errorf("CG %d at %s: visited %v, reverted %v; %s had linked it: %v; the audit log has %+v", cg, s.Name, said, v.Reverted, one.Name, linked, entries)
 		}
 	}
 }
