@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/farside-storage/farside/internal/config"
+	"github.com/farside-storage/farside/wire"
 )
 
 // configVerdict is what "config check" prints for a good file.
@@ -24,21 +25,27 @@ func (v configVerdict) writeText(w io.Writer) error {
 }
 
 func (a *app) configCommand() *cobra.Command {
+	var running managerFlags
 	check := &cobra.Command{
 		Use: "check [FILE...]", Short: "Check configuration files and name every problem in them", Args: args(cobra.ArbitraryArgs),
 		Long: `Check configuration files and name every problem in them.
 
 Several files are checked together, too: each volume of a primary has a copy of the same size on its secondary, and each group of a
 manager names the controls that have volumes of it. Nodes are recognised by the addresses where they listen; what is said of a
-node whose file is not given is not checked.`,
-		Example: "  farside config check a1.toml b1.toml m1.toml",
-		RunE: func(_ *cobra.Command, given []string) error {
+node whose file is not given is not checked. Two names of one device are found where the device is on this machine.
+
+Controls that were added to a running group or removed from it are in the manager's decision log, which has priority over its file.
+With --manager the manager that runs there is asked, and its file, which must be one of those given, is compared with what it says.`,
+		Example: "  farside config check a1.toml b1.toml m1.toml\n  farside config check m1.toml --manager 127.0.0.1:7402",
+		RunE: func(c *cobra.Command, given []string) error {
 			if len(given) == 0 && a.configPath != "" {
 				given = []string{a.configPath}
 			}
-			return a.checkConfigs(given)
+			return a.checkConfigs(c, given, &running)
 		},
 	}
+	running.register(check.Flags())
+	check.Flags().Lookup("manager").Usage = "address of a running manager whose file is to be compared with its groups' members"
 	example := &cobra.Command{
 		Use: "example ROLE", Short: "Print a commented configuration file: primary, secondary or manager", Args: args(cobra.ExactArgs(1)),
 		ValidArgs: []string{"primary", "secondary", "manager"},
@@ -58,6 +65,8 @@ node whose file is not given is not checked.`,
 type configVerdicts struct {
 	OK    bool            `json:"ok"`
 	Files []configVerdict `json:"files"`
+	// Notes tell of what is well in some installations only.
+	Notes []string `json:"notes"`
 }
 
 func (v configVerdicts) writeText(w io.Writer) error {
@@ -66,11 +75,18 @@ func (v configVerdicts) writeText(w io.Writer) error {
 			return err
 		}
 	}
-	_, err := fmt.Fprintln(w, "they fit together")
-	return err
+	if _, err := fmt.Fprintln(w, "they fit together"); err != nil {
+		return err
+	}
+	for _, note := range v.Notes {
+		if _, err := fmt.Fprintln(w, "note:", note); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-func (a *app) checkConfigs(paths []string) error {
+func (a *app) checkConfigs(c *cobra.Command, paths []string, running *managerFlags) error {
 	if len(paths) == 0 {
 		return usage("name it as an argument or with --config", "the configuration file is missing")
 	}
@@ -84,13 +100,56 @@ func (a *app) checkConfigs(paths []string) error {
 			continue
 		}
 		files = append(files, config.Named{Source: path, File: node})
+		bad = append(bad, config.CheckDevices(path, node))
 		verdict.Files = append(verdict.Files, configVerdict{OK: true, File: path, Node: node.Node.Name, Role: string(node.Role())})
 	}
-	if err := errors.Join(append(bad, config.CheckTogether(files))...); err != nil {
+	bad = append(bad, config.CheckTogether(files))
+	if running.manager != "" {
+		drift, err := a.checkMembers(c, files, running)
+		if err != nil {
+			return err
+		}
+		bad = append(bad, drift)
+	}
+	if err := errors.Join(bad...); err != nil {
 		return configError(err)
 	}
+	verdict.Notes = append([]string{}, config.Shared(files)...)
 	if len(paths) == 1 {
 		return a.print(verdict.Files[0])
 	}
 	return a.print(verdict)
+}
+
+// checkMembers compares the file of a running manager with the members of its groups. drift is what differs.
+func (a *app) checkMembers(c *cobra.Command, files []config.Named, running *managerFlags) (drift, err error) {
+	s, err := running.change(c, a, nil)
+	if err != nil {
+		return nil, err
+	}
+	if s.Leadership != nil && len(s.Groups) == 0 {
+		return nil, refused("ask the manager that leads: \"farside status "+running.manager+"\" names it", "the manager %s at %s stands by", printable(s.Node), running.manager)
+	}
+	groups := map[string]config.Members{}
+	for _, g := range s.Groups {
+		m := config.Members{Version: g.Members.Version, Primaries: g.Members.Primaries, Secondaries: g.Members.Secondaries}
+		for _, j := range g.Members.Joining {
+			if j.Role == wire.RolePrimary.String() {
+				m.Primaries = append(m.Primaries, j.Name)
+			} else {
+				m.Secondaries = append(m.Secondaries, j.Name)
+			}
+		}
+		groups[g.Group] = m
+	}
+	var its []config.Named
+	for _, n := range files {
+		if n.File.Manager != nil && n.File.Node.Name == s.Node {
+			its = append(its, n)
+		}
+	}
+	if len(its) == 0 {
+		return nil, usage("give its file, too", "the manager at %s is %q, and none of the files is of a manager of that name", running.manager, printable(s.Node))
+	}
+	return config.CheckMembers(its[0], fmt.Sprintf("the manager %s (%s)", printable(s.Node), running.manager), groups), nil
 }

@@ -32,6 +32,10 @@ func fakeManager(_ context.Context, at config.Address, change *wire.GroupChange)
 			}
 		}
 	}
+	if strings.HasSuffix(at.Addr, ":2") { // its members were changed
+		shop.Members.Members = manager.Members{Version: 2, Primaries: []string{"127.0.0.1:7401"}, Secondaries: []string{"127.0.0.1:7409"},
+			Joining: []manager.Joining{{Name: "127.0.0.1:7412", Role: "secondary"}}}
+	}
 	bank := manager.Status{Group: "bank", State: manager.StateStarting, Paused: true, Waiting: "every secondary must say what its links show; missing: unix:/s1",
 		Settings: manager.DefaultSettings(), Alerts: []string{"unix:/s1 is not connected"}}
 	return manager.NodeStatus{Node: "m1", Role: "manager", Groups: []manager.Status{bank, shop}}, nil

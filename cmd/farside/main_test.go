@@ -164,6 +164,9 @@ func TestErrors(t *testing.T) {
 		{"bad-config", exitUsage, []string{"secondary", "--config", bad}},
 		{"bad-config-check", exitUsage, []string{"config", "check", bad}},
 		{"config-misfits", exitUsage, []string{"config", "check", m1, misfit}},
+		{"config-drift", exitUsage, []string{"config", "check", m1, "--manager", "127.0.0.1:2"}},
+		{"config-whose", exitUsage, []string{"config", "check", misfit, "--manager", "127.0.0.1:1"}},
+		{"config-unreachable", exitUnreachable, []string{"config", "check", m1, "--manager", "127.0.0.1:9"}},
 		{"missing-config", exitUsage, []string{"primary", "--config", filepath.Join(dir, "none.toml")}},
 		{"bad-role-flags", exitUsage, []string{"primary", "--name", "a b", "--volume", "name=v,size=5000"}},
 		{"bad-example", exitUsage, []string{"config", "example", "boss"}},
@@ -231,6 +234,14 @@ func TestResults(t *testing.T) {
 		t.Fatal(err)
 	}
 	b1, m1, a1 := exampleFile(t, dir, config.RoleSecondary), exampleFile(t, dir, config.RoleManager), exampleFile(t, dir, config.RolePrimary)
+	twin := filepath.Join(dir, "twin.toml")
+	text, err := os.ReadFile(a1)
+	if err == nil {
+		err = os.WriteFile(twin, []byte(strings.NewReplacer(`"a1"`, `"a2"`, "127.0.0.1:7401", "127.0.0.1:7421", `"shop"`, `"bank"`).Replace(string(text))), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	tests := []struct {
 		name string
 		code int
@@ -252,7 +263,8 @@ func TestResults(t *testing.T) {
 		{"group-pause", 0, []string{"group", "pause", "shop", "--manager", "127.0.0.1:1"}, append([]string{"action", "group", "manager"}, groupKeys("group")...)},
 		{"group-resume", 0, []string{"group", "resume", "shop", "--manager", "127.0.0.1:1"}, append([]string{"action", "group", "manager"}, groupKeys("group")...)},
 		{"group-set", 0, []string{"group", "set", "shop", "--interval", "250ms", "--rpo-alert", "5s", "--manager", "127.0.0.1:1"}, append([]string{"action", "group", "manager"}, groupKeys("group")...)},
-		{"config-check-all", 0, []string{"config", "check", b1, m1, a1}, []string{"ok", "files", "files[].file", "files[].node", "files[].ok", "files[].role"}},
+		{"config-check-all", 0, []string{"config", "check", b1, m1, a1}, []string{"ok", "notes", "files", "files[].file", "files[].node", "files[].ok", "files[].role"}},
+		{"config-check-shared", 0, []string{"config", "check", a1, twin}, []string{"ok", "notes", "notes[]", "files", "files[].file", "files[].node", "files[].ok", "files[].role"}},
 		{"recover-plan", 0, []string{"recover", "--plan", "--config", m1, "--group", "shop"}, recoverKeys("plan.controls", "plan.controls[]")},
 		{"recover-apply", 0, []string{"recover", "--apply", "--config", m1, "--group", "shop"}, recoverKeys("plan.controls", "plan.controls[]")},
 		{"recover-odd", 3, []string{"recover", "--apply", "--config", m1, "--group", "odd"}, recoverKeys()},

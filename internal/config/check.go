@@ -125,7 +125,7 @@ func (d *decoder) volumePath(path string, v PrimaryVolume, paths map[string]int,
 	}
 	clean := filepath.Clean(v.Path())
 	if first, twice := paths[clean]; twice {
-		d.problem(path, "%s holds primary.volume[%d] already", clean, first)
+		d.problem(path, "%s holds primary.volume[%d] already: a device holds one volume, and a volume is in one group", clean, first)
 		return
 	}
 	paths[clean] = i

@@ -171,7 +171,7 @@ func TestBadFiles(t *testing.T) {
 			`f.toml:9:1: primary.volume[0].file: both device and file are given: a volume is on one of them`,
 			`f.toml:11:1: primary.volume[0].nbd: 127.0.0.1:1 is the address of node.listen already: choose another`,
 			`f.toml:12:3: primary.volume[1].size: is missing: give the size in bytes: a file needs one`,
-			`f.toml:12:3: primary.volume[1]: /d holds primary.volume[0] already`,
+			`f.toml:12:3: primary.volume[1]: /d holds primary.volume[0] already: a device holds one volume, and a volume is in one group`,
 			`f.toml:12:3: primary.volume[1].secondary: is missing: give the address of the secondary control that holds the copy`,
 			`f.toml:12:3: primary.volume[1].nbd: is missing: give the address where hosts find the volume (or set primary.nbd for all)`,
 		}},

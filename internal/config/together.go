@@ -93,10 +93,24 @@ func (t *together) pair(n Named, key string, v PrimaryVolume) {
 	i := slices.IndexFunc(have, func(w Volume) bool { return w.Export() == v.Export() })
 	switch {
 	case i < 0:
-		t.problem(n, key, "%s has no volume %q: its file has %s", s.Source, v.Export(), exports(have))
+		t.problem(n, key, "%s has no volume %q: its file has %s%s", s.Source, v.Export(), exports(have), elsewhere(have, v))
 	case v.Size != 0 && v.Size != have[i].Size:
 		t.problem(n, key+".size", "%s is not the size of the copy, %s in %s: make them equal", v.Size, have[i].Size, s.Source)
 	}
+}
+
+// elsewhere tells of volumes that have the name of one, in other groups.
+func elsewhere(have []Volume, v PrimaryVolume) string {
+	var groups []string
+	for _, w := range have {
+		if w.Name == v.Name && w.Group != v.Group {
+			groups = append(groups, fmt.Sprintf("%q", w.Group))
+		}
+	}
+	if groups == nil {
+		return ""
+	}
+	return fmt.Sprintf("; a volume is in one group, the same on both sides: here in %q, there in %s", v.Group, strings.Join(groups, ", "))
 }
 
 func exports(volumes []Volume) string {
@@ -126,6 +140,7 @@ func (t *together) groups() {
 			t.controls(n, key+".primaries", g.Primaries, RolePrimary, g.Name)
 			t.controls(n, key+".secondaries", g.Secondaries, RoleSecondary, g.Name)
 			t.missing(n, key, g)
+			t.idle(n, key, g)
 		}
 	}
 }
@@ -177,4 +192,58 @@ func (t *together) missing(n Named, key string, g Group) {
 			}
 		}
 	}
+}
+
+// idle finds volumes of a group's secondaries that no primary brings a copy to: no CG would ever be complete there. It takes the files of all
+// the group's primaries to know.
+func (t *together) idle(n Named, key string, g Group) {
+	brought := map[Address]map[string]bool{}
+	for _, a := range g.Primaries {
+		p, known := t.node(a)
+		if !known || p.File.Primary == nil {
+			return
+		}
+		for _, v := range p.File.Primary.Volumes {
+			if brought[v.Secondary] == nil {
+				brought[v.Secondary] = map[string]bool{}
+			}
+			brought[v.Secondary][v.Export()] = true
+		}
+	}
+	for _, a := range g.Secondaries {
+		s, known := t.node(a)
+		if !known || s.File.Secondary == nil {
+			continue
+		}
+		for i, v := range s.File.Secondary.Volumes {
+			if v.Group == g.Name && !brought[a][v.Export()] {
+				t.problem(s, fmt.Sprintf("secondary.volume[%d]", i), "no primary of the group %q (%s: %s) has the volume %q on %s: no consistency group would become complete",
+					g.Name, n.Source, key, v.Export(), a)
+			}
+		}
+	}
+}
+
+// Shared tells of devices and files that two nodes keep data on. That is as it should be on two machines, and
+// two volumes that overwrite each other on one; the files do not say which.
+func Shared(files []Named) (notes []string) {
+	type use struct {
+		source string
+		deviceUse
+	}
+	first := map[string]use{}
+	for _, n := range files {
+		for _, u := range n.File.deviceUses() {
+			s, twice := first[u.path]
+			if !twice {
+				first[u.path] = use{n.Source, u}
+				continue
+			}
+			if s.source != n.Source {
+				notes = append(notes, fmt.Sprintf("%s: %s: %s holds %s; %s: %s: it holds %s. That is well on two machines. On one, a device holds one volume, and a volume is "+
+					"in one group: the node that starts second is refused", n.Source, u.key, u.path, u.what, s.source, s.key, s.what))
+			}
+		}
+	}
+	return notes
 }

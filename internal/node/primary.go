@@ -25,13 +25,16 @@ func Primary(ctx context.Context, f *config.File, log *slog.Logger, ready func()
 			return err
 		}
 	}
+	if err := config.CheckDevices("", f); err != nil {
+		return err
+	}
 	// The node counts volumes group by group; the devices stand in the same order.
 	slices.SortStableFunc(volumes, func(a, b config.PrimaryVolume) int { return compare(a.Group, b.Group) })
-	var paths []string
+	var wanted []wantedDevice
 	for _, v := range volumes {
-		paths = append(paths, v.Path())
+		wanted = append(wanted, wantedDevice{v.Path(), "volume " + v.Export()})
 	}
-	devs, err := openDevices(ctx, paths, f.Primary.IO, log)
+	devs, err := openDevices(ctx, wanted, f.Primary.IO, log)
 	if err != nil {
 		return err
 	}

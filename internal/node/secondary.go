@@ -20,10 +20,14 @@ import (
 
 // lingering is how long a device may still be in use by a process that was killed: the kernel ends its io_uring, and
 // with it the last reference to the device, some time after the process is gone.
-const lingering = 10 * time.Second
+var lingering = 10 * time.Second // changed by tests
 
 // openDevices opens devices or files as the configuration says, and logs what is not as it should be.
-func openDevices(ctx context.Context, paths []string, io config.IO, log *slog.Logger) (ring.Devices, error) {
+func openDevices(ctx context.Context, wanted []wantedDevice, io config.IO, log *slog.Logger) (ring.Devices, error) {
+	var paths []string
+	for _, d := range wanted {
+		paths = append(paths, d.path)
+	}
 	o := ring.OpenOptions{Kind: ring.Uring, AllowBuffered: true}
 	if io == config.IOPlain {
 		o.Kind = ring.Plain
@@ -37,6 +41,11 @@ func openDevices(ctx context.Context, paths []string, io config.IO, log *slog.Lo
 		case <-time.After(200 * time.Millisecond):
 		}
 		devs, err = ring.Open(paths, o)
+	}
+	if errors.Is(err, ring.ErrInUse) {
+		if who := holders(wanted); who != "" {
+			return nil, fmt.Errorf("%w; %s", err, who)
+		}
 	}
 	if err != nil {
 		return nil, err
@@ -52,7 +61,14 @@ func openDevices(ctx context.Context, paths []string, io config.IO, log *slog.Lo
 // Secondary runs a secondary control until ctx ends. ready is called once, when it serves.
 func Secondary(ctx context.Context, f *config.File, log *slog.Logger, ready func()) (err error) {
 	c := f.Secondary
-	devs, err := openDevices(ctx, c.Devices, c.IO, log)
+	if err := config.CheckDevices("", f); err != nil {
+		return err
+	}
+	var wanted []wantedDevice
+	for _, path := range c.Devices {
+		wanted = append(wanted, wantedDevice{path, "the pool"})
+	}
+	devs, err := openDevices(ctx, wanted, c.IO, log)
 	if err != nil {
 		return err
 	}

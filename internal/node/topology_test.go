@@ -3,12 +3,17 @@ package node
 import (
 	"errors"
 	"fmt"
+	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/farside-storage/farside/internal/testtool"
 	"github.com/farside-storage/farside/manager"
 	"github.com/farside-storage/farside/primary"
+	"github.com/farside-storage/farside/ring"
 )
 
 // TestReq14_Topologies: any mix of controls forms CGs, and every copy shows what its primary's host wrote.
@@ -69,7 +74,7 @@ func TestSizesMustBeEqual(t *testing.T) {
 	r.start(Primary, r.primary("p1"))
 	await(r, "p1", func(s primary.Status) error {
 		said := s.Groups[0].Connections[0].LastError
-		for _, part := range []string{"make them equal", fmt.Sprint(rigVolume), fmt.Sprint(2 * rigVolume)} {
+		for _, part := range []string{"make them equal", fmt.Sprint(rigVolume), fmt.Sprint(2 * rigVolume), `\"a\"`, `group "g"`, `primary \"p1\"`, `secondary \"s1\"`} {
 			if !strings.Contains(said, part) {
 				return fmt.Errorf("the primary's status says %q, not %s", said, part)
 			}
@@ -86,8 +91,10 @@ func TestUnknownVolumesAndGroups(t *testing.T) {
 	r.start(Manager, r.manager("m1", "5ms"))
 	await(r, "p1", func(s primary.Status) error {
 		for _, g := range s.Groups {
-			if said := g.Connections[0].LastError; !strings.Contains(said, fmt.Sprintf("%q", g.Name)) || !strings.Contains(said, "unknown") {
-				return fmt.Errorf("group %s: the primary's status says %q", g.Name, said)
+			for _, part := range []string{fmt.Sprintf("%q", g.Name), "unknown", `primary \"p1\"`, `secondary \"s1\"`} {
+				if said := g.Connections[0].LastError; !strings.Contains(said, part) {
+					return fmt.Errorf("group %s: the primary's status says %q, not %s", g.Name, said, part)
+				}
 			}
 		}
 		return nil
@@ -99,6 +106,74 @@ func TestUnknownVolumesAndGroups(t *testing.T) {
 			return fmt.Errorf("the manager's status says %q of the secondary", said)
 		}
 		return nil
+	})
+}
+
+// TestOneVolumeInTwoGroups: it is refused where it is named a second time, which names the first: in one file, on two primaries, and on a primary
+// and its secondary.
+func TestOneVolumeInTwoGroups(t *testing.T) {
+	t.Run("one primary", func(t *testing.T) {
+		r := newRig(t, place{"g", "a", "p1", "s1"}, place{"h", "a", "p1", "s1"})
+		f := r.primary("p1")
+		if err := os.Symlink(r.path("g-a"), r.path("h-a")); err != nil {
+			t.Fatal(err)
+		}
+		err := Primary(t.Context(), f, r.log, func() { t.Error("it serves") })
+		for _, part := range []string{"primary.volume[1]", r.path("h-a"), `"g/a" (primary.volume[0])`, r.path("g-a")} {
+			if err == nil || !strings.Contains(err.Error(), part) {
+				t.Errorf("%v does not say %s", err, part)
+			}
+		}
+	})
+	t.Run("one secondary", func(t *testing.T) {
+		r := newRig(t)
+		f := r.secondary("s1")
+		if err := os.Symlink(r.path("s1.pool"), r.path("again")); err != nil {
+			t.Fatal(err)
+		}
+		f.Secondary.Devices = append(f.Secondary.Devices, r.path("again"))
+		err := Secondary(t.Context(), f, r.log, func() { t.Error("it serves") })
+		if err == nil || !strings.Contains(err.Error(), "secondary.devices[1]: "+r.path("again")) || !strings.Contains(err.Error(), r.path("s1.pool")+", which holds its pool") {
+			t.Errorf("%v", err)
+		}
+	})
+	t.Run("two primaries", func(t *testing.T) {
+		defer func(d time.Duration) { lingering = d }(lingering)
+		lingering = 0
+		r := newRig(t, place{"g", "a", "p1", "s1"}, place{"g", "a", "p2", "s2"})
+		r.primary("p1")
+		// Another process, as another control is: it has the lock of the file.
+		holder := exec.CommandContext(t.Context(), testtool.Need(t, "flock", "util-linux"), r.path("g-a"), "sh", "-c", "echo held; read line # of another control")
+		stdin, err := holder.StdinPipe()
+		stdout, outErr := holder.StdoutPipe()
+		if err := errors.Join(err, outErr, os.WriteFile(r.path("g-a"), make([]byte, rigVolume), 0o600), holder.Start()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := stdout.Read(make([]byte, 16)); err != nil {
+			t.Fatal(err)
+		}
+		err = Primary(t.Context(), r.primary("p2"), r.log, func() { t.Error("it serves") })
+		for _, part := range []string{r.path("g-a") + ", for volume g/a here", fmt.Sprintf("process %d (", holder.Process.Pid), "of another control"} {
+			if !errors.Is(err, ring.ErrInUse) || !strings.Contains(err.Error(), part) {
+				t.Errorf("%v does not say %s", err, part)
+			}
+		}
+		if err := errors.Join(stdin.Close(), holder.Wait()); err != nil && !strings.Contains(err.Error(), "exit status 1") { // read saw the end
+			t.Error(err)
+		}
+	})
+	t.Run("a primary and its secondary", func(t *testing.T) {
+		r := newRig(t, place{"g", "a", "p1", "s1"})
+		r.start(Secondary, r.secondary("s1", fmt.Sprintf("[[secondary.volume]]\nname = \"a\"\ngroup = \"h\"\nsize = %d\n", rigVolume)))
+		r.start(Primary, r.primary("p1"))
+		await(r, "p1", func(s primary.Status) error {
+			for _, part := range []string{`group \"g\"`, `volume \"a\" is in group \"h\" here`, `primary \"p1\"`, `secondary \"s1\"`} {
+				if said := s.Groups[0].Connections[0].LastError; !strings.Contains(said, part) {
+					return fmt.Errorf("the primary's status says %q, not %s", said, part)
+				}
+			}
+			return nil
+		})
 	})
 }
 

@@ -3,6 +3,7 @@ package target
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -53,11 +54,11 @@ func (n *Node) attach(l *link) {
 func (n *Node) admit(l *link, a *wire.Attach) error {
 	g, err := n.opts.Pool.Group(a.Group)
 	if err != nil {
-		return fromEngine(err)
+		return n.misfit(l, a, fromEngine(err))
 	}
 	vols, err := Match(g, a)
 	if err != nil {
-		return err
+		return n.misfit(l, a, err)
 	}
 	d := n.desk(a.Group)
 	d.attaching.Lock()
@@ -79,6 +80,19 @@ func (n *Node) admit(l *link, a *wire.Attach) error {
 		s.run()
 	}()
 	return nil
+}
+
+// misfit says between which two controls something does not fit, and if a volume is in another group here, in which.
+func (n *Node) misfit(l *link, a *wire.Attach, err error) error {
+	elsewhere := ""
+	for _, ref := range a.Volumes {
+		for _, g := range n.opts.Pool.Groups() {
+			if _, other := g.Volume(ref.Name); other == nil && g.Name() != a.Group && errors.Is(err, wire.ErrUnknown) {
+				elsewhere += fmt.Sprintf("; volume %q is in group %q here: a volume is in one group, the same on both sides", ref.Name, g.Name())
+			}
+		}
+	}
+	return fmt.Errorf("primary %q does not fit secondary %q: %w%s", l.peer.Node, n.opts.Name, err, elsewhere)
 }
 
 // Match finds the volumes that a primary names in Attach.
