@@ -106,6 +106,13 @@ func (t *cgTable) at(pos uint32) *logEntry {
 // computes a checksum before it needs it.
 func (t *cgTable) prefetch(b VBlock) { prefetch(&t.index[t.home(b)]) }
 
+// prefetchEntry brings closer what the log has of b, if anything. It reads the index: prefetch that before.
+func (t *cgTable) prefetchEntry(b VBlock) {
+	if s := t.index[t.slot(b)]; s != 0 {
+		prefetch(&t.at(uint32(s&posMask) - 1).sum)
+	}
+}
+
 // home is where b would stand in the index if nothing else were there.
 func (t *cgTable) home(b VBlock) uint64 { return uint64(b) * 0x9E3779B97F4A7C15 >> t.shift }
 

@@ -13,7 +13,7 @@ import (
 // until Close; it shares nothing with other writers: it has a ring, a set of buffers,
 // an extent that it fills, and the CG pointer tables of the volumes bound to it.
 //
-// Per update: receive the payload into [Writer.Space], call [Writer.Put]. At the end of a CG call
+// Per update: receive the payload into [Writer.Space], call [Writer.Put] or, for many at once, [Writer.PutAll]. At the end of a CG call
 // [Writer.Seal] for each volume.
 //
 // Blocks go to the device in the order of their arrival, front to back through the extent, so that hundreds of random
@@ -40,6 +40,9 @@ type Writer struct {
 	// dead are blocks of this CG that a later update superseded. Each goes back when the buffer that held it, and all
 	// before it, have been written.
 	dead    []deadBlock
+	batch   []placing // blocks of the Put in work
+	got     []uint64  // their checksums
+	one     [1]Run
 	serial  uint64 // of the current buffer
 	stats   WriterStats
 	reaping bool  // completions are being taken in
@@ -83,6 +86,7 @@ func (p *Pool) NewWriter() (*Writer, error) {
 		b.at, b.owner = make([]PBlock, blocks), make([]bufferSlot, blocks)
 		w.free = append(w.free, b)
 	}
+	w.batch, w.got = make([]placing, 0, blocks), make([]uint64, blocks)
 	for i := range depth {
 		w.freeTag = append(w.freeTag, uint32(i))
 	}
@@ -203,76 +207,6 @@ func (w *Writer) begin(b *binding, cg uint64) error {
 	}
 	b.table = t
 	g.received(cg)
-	return nil
-}
-
-// Put records that len(sums) blocks of vol from block first on have, as of CG cg, the contents that
-// stand at the front of what Space returned. Each block's XXH64 must be the one in sums; if not, nothing
-// is recorded and the error is a [ChecksumError]. ErrDropped: the CG was discarded, the update is ignored.
-func (w *Writer) Put(vol *Volume, cg uint64, first VBlock, sums []uint64) error {
-	b, err := w.open(vol, cg)
-	if err != nil {
-		return err
-	}
-	if err := vol.checkRange(first, uint64(len(sums))); err != nil {
-		return err
-	}
-	buf := w.current
-	if buf == nil || len(sums) > len(buf.at)-buf.used {
-		return fmt.Errorf("volume %s: put of %d blocks: %w: more than Space gave", vol.name, len(sums), ErrState)
-	}
-	for i, want := range sums {
-		b.table.prefetch(first + VBlock(i))
-		at := (buf.used + i) * BlockSize
-		if got := Sum(buf.mem[at : at+BlockSize]); got != want {
-			return &ChecksumError{Volume: vol.name, Block: first + VBlock(i), Want: want, Got: got}
-		}
-	}
-	for i, sum := range sums {
-		if err := w.place(b.table, first+VBlock(i), sum); err != nil {
-			return err
-		}
-	}
-	if buf.used < len(buf.at) {
-		return nil
-	}
-	w.current = nil
-	buf.full = true
-	if err := w.pushTail(buf); err != nil {
-		return err
-	}
-	return w.queue.Submit()
-}
-
-// place gives the next block of the current buffer its physical block.
-func (w *Writer) place(t *cgTable, v VBlock, sum uint64) error {
-	buf := w.current
-	if w.runLeft == 0 {
-		if err := w.refill(); err != nil {
-			return err
-		}
-	}
-	p := w.run
-	w.run++
-	w.runLeft--
-	pos, superseded, err := t.put(v, p, sum)
-	if err != nil {
-		w.kill(p)
-		return err
-	}
-	if superseded != 0 {
-		w.stats.Superseded++
-		w.kill(superseded)
-	}
-	if buf.used > buf.written && buf.at[buf.used-1]+1 != p {
-		if err := w.pushTail(buf); err != nil {
-			return err
-		}
-	}
-	buf.at[buf.used] = p
-	buf.owner[buf.used] = bufferSlot{t, pos}
-	buf.used++
-	w.stats.Blocks++
 	return nil
 }
 

@@ -1,0 +1,154 @@
+package engine
+
+import (
+	"fmt"
+
+	"github.com/farside-storage/farside/engine/blocksum"
+)
+
+// sumsAtOnce is how many checksums are computed side by side.
+const sumsAtOnce = 8
+
+// Run is what one update of several wrote: Blocks virtual blocks of Volume from First on.
+type Run struct {
+	Volume *Volume
+	First  VBlock
+	Blocks int
+}
+
+// placing is one block that waits for its place.
+type placing struct {
+	table *cgTable
+	block VBlock
+}
+
+// Put records that len(sums) blocks of vol from block first on have, as of CG cg, the contents that
+// stand at the front of what Space returned. Each block's XXH64 must be the one in sums; if not, nothing
+// is recorded and the error is a [ChecksumError]. ErrDropped: the CG was discarded, the update is ignored.
+func (w *Writer) Put(vol *Volume, cg uint64, first VBlock, sums []uint64) error {
+	w.one[0] = Run{vol, first, len(sums)}
+	return w.PutAll(cg, w.one[:], sums)
+}
+
+// PutAll is Put of several updates of CG cg, whose contents stand one after the other at the front of what Space returned;
+// sums has the checksums of all their blocks. If one checksum is wrong, nothing of any of them is recorded. It costs less for each block than Put of
+// one block: what has to be fetched from far away for the next ones, and their checksums, are on their way while the processor is
+// at one.
+func (w *Writer) PutAll(cg uint64, runs []Run, sums []uint64) error {
+	if err := w.collect(cg, runs, len(sums)); err != nil {
+		return err
+	}
+	if err := w.verify(sums); err != nil {
+		return err
+	}
+	for i := range w.batch {
+		if err := w.place(w.batch[i].table, w.batch[i].block, sums[i]); err != nil {
+			return err
+		}
+	}
+	return w.pushFull()
+}
+
+// collect checks what is to be put and lists its blocks.
+func (w *Writer) collect(cg uint64, runs []Run, blocks int) error {
+	w.batch = w.batch[:0]
+	for i := range runs {
+		r := &runs[i]
+		b, err := w.open(r.Volume, cg)
+		if err != nil {
+			return err
+		}
+		if err := r.Volume.checkRange(r.First, uint64(r.Blocks)); err != nil {
+			return err
+		}
+		if buf := w.current; r.Blocks < 0 || buf == nil || r.Blocks > len(buf.at)-buf.used-len(w.batch) {
+			return fmt.Errorf("volume %s: put of %d blocks: %w: more than Space gave", r.Volume.name, r.Blocks, ErrState)
+		}
+		for k := range r.Blocks {
+			w.batch = append(w.batch, placing{b.table, r.First + VBlock(k)})
+		}
+	}
+	if len(w.batch) != blocks {
+		return fmt.Errorf("put of %d blocks with %d checksums: %w", len(w.batch), blocks, ErrState)
+	}
+	return nil
+}
+
+// verify compares the checksums of the batch, which stands at the front of the current buffer's space. Meanwhile the places of its blocks in the
+// CG pointer tables come closer, some blocks ahead of the checksums, and what stands there some blocks behind: each is
+// far away from whatever was used last.
+func (w *Writer) verify(sums []uint64) error {
+	if len(sums) == 0 {
+		return nil
+	}
+	mem := w.current.mem[w.current.used*BlockSize:]
+	w.prefetch(0, sumsAtOnce)
+	for at := 0; at < len(sums); at += sumsAtOnce {
+		n := min(sumsAtOnce, len(sums)-at)
+		w.prefetch(at+n, sumsAtOnce)
+		got := w.got[:n]
+		blocksum.Run(got, mem[at*BlockSize:(at+n)*BlockSize])
+		for i, sum := range got {
+			if p := &w.batch[at+i]; sum != sums[at+i] {
+				return &ChecksumError{Volume: p.table.vol.name, Block: p.block, Want: sums[at+i], Got: sum}
+			}
+		}
+		for i := at; i < at+n; i++ {
+			w.batch[i].table.prefetchEntry(w.batch[i].block)
+		}
+	}
+	return nil
+}
+
+// prefetch asks for the places of n blocks of the batch from block at on.
+func (w *Writer) prefetch(at, n int) {
+	for i := at; i < min(at+n, len(w.batch)); i++ {
+		w.batch[i].table.prefetch(w.batch[i].block)
+	}
+}
+
+// pushFull has the current buffer written once nothing more fits.
+func (w *Writer) pushFull() error {
+	buf := w.current
+	if buf == nil || buf.used < len(buf.at) {
+		return nil
+	}
+	w.current = nil
+	buf.full = true
+	if err := w.pushTail(buf); err != nil {
+		return err
+	}
+	return w.queue.Submit()
+}
+
+// place gives the next block of the current buffer its physical block.
+func (w *Writer) place(t *cgTable, v VBlock, sum uint64) error {
+	buf := w.current
+	if w.runLeft == 0 {
+		if err := w.refill(); err != nil {
+			return err
+		}
+	}
+	p := w.run
+	w.run++
+	w.runLeft--
+	pos, superseded, err := t.put(v, p, sum)
+	if err != nil {
+		w.kill(p)
+		return err
+	}
+	if superseded != 0 {
+		w.stats.Superseded++
+		w.kill(superseded)
+	}
+	if buf.used > buf.written && buf.at[buf.used-1]+1 != p {
+		if err := w.pushTail(buf); err != nil {
+			return err
+		}
+	}
+	buf.at[buf.used] = p
+	buf.owner[buf.used] = bufferSlot{t, pos}
+	buf.used++
+	w.stats.Blocks++
+	return nil
+}
