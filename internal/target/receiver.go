@@ -27,6 +27,7 @@ type Receiver struct {
 	payload  uint64
 	cg       uint64 // CG in work: some of it was received, its manifest was not; 0 none
 	through  uint64 // CGs up to this are known to be discarded
+	runs     []engine.Run
 	updates  wire.Updates
 	zeroes   wire.ZeroRanges
 	manifest wire.Manifest
@@ -159,7 +160,7 @@ func (r *Receiver) takeUpdates(ctx context.Context, h wire.Header, body []byte, 
 	return nil
 }
 
-// place receives the payload into the writer's memory, as much at once as that gives, and puts each update.
+// place receives the payload into the writer's memory, as much at once as that gives, and puts all updates that are in it.
 // The writer's memory runs on behind what was put: one read from the socket serves many updates.
 func (r *Receiver) place(ctx context.Context, u *wire.Updates, src Source, full func(uint64) error) error {
 	sums, left := u.Sums(), u.Blocks()
@@ -173,21 +174,28 @@ func (r *Receiver) place(ctx context.Context, u *wire.Updates, src Source, full 
 			return err
 		}
 		n := len(mem) / engine.BlockSize
-		left -= n
-		for n > 0 {
-			d := u.At(at)
-			k := min(n, int(d.Count)-done)
-			err := r.w.Put(r.volumes[d.Volume].Volume, u.CG(), engine.VBlock(d.Block)+engine.VBlock(done), sums[:k])
-			if err != nil {
-				return fromWriter(err)
-			}
-			sums, n, done = sums[k:], n-k, done+k
-			if done == int(d.Count) {
-				at, done = at+1, 0
-			}
+		at, done = r.collect(u, at, done, n)
+		if err := r.w.PutAll(u.CG(), r.runs, sums[:n]); err != nil {
+			return fromWriter(err)
 		}
+		sums, left = sums[n:], left-n
 	}
 	return nil
+}
+
+// collect makes runs of the next n blocks of a frame, from block done of descriptor at on. It returns where the next ones begin.
+func (r *Receiver) collect(u *wire.Updates, at, done, n int) (int, int) {
+	r.runs = r.runs[:0]
+	for n > 0 {
+		d := u.At(at)
+		k := min(n, int(d.Count)-done)
+		r.runs = append(r.runs, engine.Run{Volume: r.volumes[d.Volume].Volume, First: engine.VBlock(d.Block) + engine.VBlock(done), Blocks: k})
+		n, done = n-k, done+k
+		if done == int(d.Count) {
+			at, done = at+1, 0
+		}
+	}
+	return at, done
 }
 
 // room is Writer.Space, but asks full while the pool is full. It ends with engine.ErrDropped if CG cg is discarded
