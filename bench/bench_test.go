@@ -163,14 +163,15 @@ func TestFullPool(t *testing.T) {
 		if err := s.fill(t.Context()); err != nil {
 			return errors.Join(err, s.close())
 		}
-		for range 2 * s.blocks {
-			err := s.update()
+		for put := uint64(0); put < 2*s.blocks; {
+			n, err := s.updates(pieceBlocks)
 			if errors.Is(err, engine.ErrPoolFull) {
 				err = s.makeRoom(t.Context())
 			}
 			if err != nil {
 				return errors.Join(err, s.close())
 			}
+			put += uint64(n)
 		}
 		if s.early == 0 {
 			t.Error("the pool never was full: the test shows nothing")

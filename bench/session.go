@@ -43,6 +43,7 @@ type session struct {
 	pay                payload
 	one                [1]uint64
 	many               [pieceBlocks]uint64
+	runs               [pieceBlocks]engine.Run
 	// sample is the checksum that block i*sampleEvery must have; 0: never written.
 	sample []uint64
 
@@ -216,9 +217,6 @@ func (s *session) cut() error {
 	return nil
 }
 
-// update puts one random block.
-func (s *session) update() error { return s.putAt(engine.VBlock(s.rng.below(s.blocks))) }
-
 func (s *session) putAt(v engine.VBlock) error {
 	mem, err := s.w.Space(1)
 	if err != nil {
@@ -231,6 +229,31 @@ func (s *session) putAt(v engine.VBlock) error {
 	}
 	s.put++
 	return s.w.Put(s.vol, s.cg, v, s.one[:])
+}
+
+// updates puts up to most random blocks, as many as there is memory for at once, the way a receiver puts what one read from its socket
+// brought. It returns how many.
+func (s *session) updates(most int) (int, error) {
+	return s.putSome(most, func() engine.VBlock { return engine.VBlock(s.rng.below(s.blocks)) })
+}
+
+// putSome puts up to most blocks, at most pieceBlocks, where next says.
+func (s *session) putSome(most int, next func() engine.VBlock) (int, error) {
+	mem, err := s.w.Space(min(most, pieceBlocks))
+	if err != nil {
+		return 0, err
+	}
+	n := len(mem) / engine.BlockSize
+	for i := range n {
+		v := next()
+		sum := s.pay.sumOf(mem[i*engine.BlockSize:])
+		if v%sampleEvery == 0 {
+			s.sample[v/sampleEvery] = sum
+		}
+		s.runs[i], s.many[i] = engine.Run{Volume: s.vol, First: v, Blocks: 1}, sum
+	}
+	s.put += uint64(n)
+	return n, s.w.PutAll(s.cg, s.runs[:n], s.many[:n])
 }
 
 // makeRoom is called when the pool is full: the open CG is cut early, so that what it displaces comes back.
@@ -285,14 +308,15 @@ func (s *session) updateFor(ctx context.Context, d time.Duration) error {
 	begin := time.Now()
 	next := begin.Add(min(d, cutEvery))
 	for {
-		for range pieceBlocks {
-			err := s.update()
+		for left := pieceBlocks; left > 0; {
+			n, err := s.updates(left)
 			if errors.Is(err, engine.ErrPoolFull) {
 				err = s.makeRoom(ctx)
 			}
 			if err != nil {
 				return err
 			}
+			left -= n
 		}
 		now := time.Now()
 		if s.onBatch != nil {
