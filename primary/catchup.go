@@ -23,33 +23,37 @@ func (c *Core) pumpCatchup(cn *conn) {
 	for idle := 0; idle < len(cn.replicas) && c.mayRead(cn, l); {
 		r := cn.replicas[cn.next%len(cn.replicas)]
 		cn.next++
-		if c.readNext(r, l) {
+		if c.readNext(r, r.bits(l)) {
 			idle = 0
 		} else {
 			idle++
 		}
 	}
+	c.pumpFirstCopies(cn)
+}
+
+// readLimit is how many reads may be in flight for a CG: host I/O goes first.
+func (c *Core) readLimit(cn *conn, l *lane) int {
+	if l == cn.open && cn.group.writing > 0 {
+		return 1
+	}
+	return c.opt.CatchupReads
 }
 
 // mayRead bounds what catch-up takes of memory and of the device.
 func (c *Core) mayRead(cn *conn, l *lane) bool {
-	limit := c.opt.CatchupReads
-	if l == cn.open && cn.group.writing > 0 {
-		limit = 1
-	}
 	ahead := cn.queued
 	if l == cn.cut && cn.open != nil {
 		ahead -= cn.open.bytes // leaves after l, so that it must not keep l from leaving
 	}
-	return cn.reads < limit && ahead+cn.readBytes+c.opt.CatchupBytes <= max(c.opt.QueueBytes/2, c.opt.CatchupBytes)
+	return cn.reads < c.readLimit(cn, l) && ahead+cn.readBytes+c.opt.CatchupBytes <= max(c.opt.QueueBytes/2, c.opt.CatchupBytes)
 }
 
-// readNext starts the next read for a copy. Only ranges that no request holds are read, so that
+// readNext starts the next read for a copy, of blocks in a set. Only ranges that no request holds are read, so that
 // hosts are not kept waiting: of a block that a request holds, either the request will supersede
 // the bit, or its end brings us back here.
-func (c *Core) readNext(r *replica, l *lane) bool {
+func (c *Core) readNext(r *replica, bits *bitmap) bool {
 	v := r.volume
-	bits := r.bits(l)
 	if bits.empty() || v.retryAt != 0 {
 		return false
 	}
@@ -126,13 +130,14 @@ func (c *Core) catchupRead(io *IO, v *volume) {
 	cn.reads--
 	cn.readBytes -= int64(io.readCount * BlockSize)
 	if io.Err != nil {
-		c.catchupFailed(io, v, cn)
+		c.catchupFailed(io, v, r)
 	} else if l := cn.front(); l != nil {
 		io.parts[0].Inspect()
 		data := io.bounce.Bytes()[:io.readCount*BlockSize]
 		s := c.payload.get(io.bounce, data)
 		before := cn.queued
-		c.queueRuns(r, l, io.readAt, io.readCount, s, &io.zero)
+		c.queueRuns(r, l, r.bits(l), io.readAt, io.readCount, s, &io.zero)
+		c.bring(r, io, s)
 		cn.catchupBytes += uint64(cn.queued - before)
 		c.payload.release(s)
 	}
@@ -143,14 +148,15 @@ func (c *Core) catchupRead(io *IO, v *volume) {
 	c.kickVolume(v)
 }
 
-func (c *Core) catchupFailed(io *IO, v *volume, cn *conn) {
+func (c *Core) catchupFailed(io *IO, v *volume, r *replica) {
+	cn := r.conn
 	v.retryAt = c.now + readRetry
 	c.dueAt(v.retryAt)
 	v.lastErr = fmt.Sprintf("reading blocks %d to %d for the copy on %q: %v", io.first, io.last, cn.secondary, io.Err)
 	c.notice(slog.LevelError, "cannot read what the copy lacks: it is tried again",
 		"group", cn.group.name, "volume", v.spec.Name, "secondary", cn.secondary,
 		"first block", io.first, "blocks", io.readCount, "error", io.Err)
-	if cn.cut != nil {
+	if cn.cut != nil && !r.spread {
 		c.lose(v.group, v.lastErr)
 	}
 }

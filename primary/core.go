@@ -35,6 +35,10 @@ type CoreOptions struct {
 	CatchupReads int
 	// CatchupBytes is the longest catch-up read, a multiple of BlockSize up to 1 MiB; 0 means 1 MiB.
 	CatchupBytes int64
+	// FirstCopyRest is how much of a first copy that is spread over CGs may be left, in bytes, when a cut makes the rest of it part of
+	// the CG that ends; 0 means 32 MiB. It bounds what the copy adds to the time that this one CG takes, and has the copy end also where hosts write
+	// all the time.
+	FirstCopyRest int64
 	// IntentRegion is the granularity of the write-intent log in bytes, a power of two, at least 64
 	// KiB; 0 means 1 MiB: one region is then one catch-up read, so that a finer grain would
 	// save little reading after a crash, and a 4 TiB volume costs 512 KiB of log.
@@ -61,6 +65,9 @@ func (o CoreOptions) withDefaults() CoreOptions {
 	if o.CatchupBytes == 0 {
 		o.CatchupBytes = maxRun * BlockSize
 	}
+	if o.FirstCopyRest == 0 {
+		o.FirstCopyRest = 32 << 20
+	}
 	if o.IntentRegion == 0 {
 		o.IntentRegion = 1 << 20
 	}
@@ -81,6 +88,8 @@ func (o CoreOptions) validate() error {
 		return fmt.Errorf("%d catch-up reads: want at least 1", o.CatchupReads)
 	case o.CatchupBytes < BlockSize || o.CatchupBytes > maxRun*BlockSize || o.CatchupBytes%BlockSize != 0:
 		return fmt.Errorf("catch-up reads of %d bytes: want a multiple of %d up to %d", o.CatchupBytes, BlockSize, maxRun*BlockSize)
+	case o.FirstCopyRest < 0:
+		return fmt.Errorf("rest of a first copy of %d bytes: want none or more", o.FirstCopyRest)
 	case o.IntentRegion < 64<<10 || o.IntentRegion&(o.IntentRegion-1) != 0:
 		return fmt.Errorf("intent region of %d bytes: want a power of two, at least 65536", o.IntentRegion)
 	case o.IntentLinger < 0:
@@ -160,8 +169,15 @@ type replica struct {
 	handle uint32  // position in Attach
 	open   *bitmap // catch-up bits of the open CG
 	cut    *bitmap // catch-up bits of the CG that is cut and not drained
-	cursor uint64  // where the search for catch-up bits goes on
-	synced bool    // the secondary once had the whole volume, in a final CG
+	// pending are the blocks of a first copy that is spread over CGs which no CG has brought yet: see firstcopy.go. Empty unless spread.
+	pending *bitmap
+	spread  bool
+	hole    bool   // the secondary said, when the connection was made, that the volume is not whole
+	rest    bool   // fullCG has only what was left of a spread first copy
+	cursor  uint64 // where the search for catch-up bits goes on
+	synced  bool   // the secondary once had the whole volume, in a final CG
+	// lacking are the regions that a copy which is not synced may not have, as the write-intent log is to say.
+	lacking *bitmap
 	// identity is of the volume there that this primary copies to; zero: none yet. noted is what the write-intent log
 	// says durably, noting what it will once the write in progress is durable.
 	identity, noted, noting wire.UUID
@@ -245,7 +261,7 @@ func (c *Core) addVolume(g *group, s VolumeSpec) error {
 	for _, name := range s.Secondaries {
 		cn := c.connFor(g, name)
 		r := &replica{volume: v, conn: cn, handle: uint32(len(cn.replicas)),
-			open: newBitmap(v.blocks, &c.chunks), cut: newBitmap(v.blocks, &c.chunks)}
+			open: newBitmap(v.blocks, &c.chunks), cut: newBitmap(v.blocks, &c.chunks), pending: newBitmap(v.blocks, &c.chunks)}
 		for _, other := range v.replicas {
 			if other.conn == cn {
 				return fmt.Errorf("volume %q: secondary %q is listed twice", s.Name, name)

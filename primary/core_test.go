@@ -17,36 +17,103 @@ func testSpec() []GroupSpec {
 }
 
 func testOptions() CoreOptions {
-	return CoreOptions{QueueBytes: 128 << 10, CatchupReads: 2, CatchupBytes: 32 << 10, IntentRegion: 64 << 10, IntentLinger: 20 * time.Millisecond}
+	return CoreOptions{QueueBytes: 128 << 10, CatchupReads: 2, CatchupBytes: 32 << 10, FirstCopyRest: 8 * BlockSize, IntentRegion: 64 << 10, IntentLinger: 20 * time.Millisecond}
 }
 
 // TestCoreModel lets everything happen in any order, and checks at every completed manifest that the
 // copy equals the primary at that cut, byte for byte; at the end, that things go on once nothing fails.
 func TestCoreModel(t *testing.T) {
-	verified := 0
+	verified, partials := 0, 0
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld(t, testOptions(), testSpec())
 		w.openCG(1)
 		t.Repeat(modelActions(t, w))
+		endModel(t, w)
+		verified, partials = verified+w.verified, partials+w.partials
+	})
+	t.Logf("%d images compared, %d of them with a first copy under way", verified, partials)
+}
+
+// TestFirstCopyModel is that with first copies under way most of the time.
+func TestFirstCopyModel(t *testing.T) {
+	verified, partials := 0, 0
+	rapid.Check(t, func(t *rapid.T) {
+		opt := testOptions()
+		opt.FirstCopyRest = rapid.Int64Range(1, 4*BlockSize).Draw(t, "rest")
+		w := newWorld(t, opt, testSpec())
 		for _, p := range w.peers {
+			p.connect()
+		}
+		w.openCG(1)
+		w.settle()
+		w.round()
+		actions := modelActions(t, w)
+		delete(actions, "settle")
+		delete(actions, "finish2")
+		actions["CG"] = func(t *rapid.T) { w.tryCG(rapid.IntRange(0, 3).Draw(t, "reads")) }
+		actions["CG2"] = actions["CG"]
+		actions["anew"] = func(t *rapid.T) {
+			p := w.peers[rapid.IntRange(0, len(w.peers)-1).Draw(t, "peer")]
 			if p.up {
 				p.drop(nil)
 			}
+			p.remake(rapid.IntRange(0, len(p.made)-1).Draw(t, "handle"))
 			p.connect()
 		}
-		w.tick(2 * time.Second) // whatever was to be tried again
-		w.settle()
-		w.abandon()
-		w.crowded = true
-		w.round()
-		w.write(0, 0, 8192)
-		w.round()
-		if w.hosts != 0 {
-			t.Fatalf("%d host requests never ended", w.hosts)
-		}
-		verified += w.verified
+		t.Repeat(actions)
+		endModel(t, w)
+		verified, partials = verified+w.verified, partials+w.partials
 	})
-	t.Logf("%d images compared", verified)
+	t.Logf("%d images compared, %d of them with a first copy under way", verified, partials)
+	if partials == 0 {
+		t.Error("no first copy was spread")
+	}
+}
+
+// tryCG forms a CG, if nothing is in the way, after so many catch-up reads.
+func (w *world) tryCG(reads int) {
+	w.bring(reads)
+	switch {
+	case w.lost != 0:
+		w.abandon()
+	case w.cut == 0:
+		w.hold(time.Second)
+		w.bring(0)
+		if w.held == w.open {
+			w.thaw()
+		}
+		w.bring(0)
+	}
+	if w.allComplete() {
+		w.finalize()
+	}
+}
+
+// endModel lets everything go on, and expects that it does.
+func endModel(t *rapid.T, w *world) {
+	for _, p := range w.peers {
+		if p.up {
+			p.drop(nil)
+		}
+		p.connect()
+	}
+	w.tick(2 * time.Second) // whatever was to be tried again
+	w.settle()
+	w.abandon()
+	w.crowded = true
+	w.round()
+	w.write(0, 0, 8192)
+	w.round()
+	for _, p := range w.peers {
+		for h, whole := range p.whole {
+			if !whole {
+				t.Fatalf("peer %d: the first copy of volume %d never ends: %+v", p.conn, h, w.core.Status())
+			}
+		}
+	}
+	if w.hosts != 0 {
+		t.Fatalf("%d host requests never ended", w.hosts)
+	}
 }
 
 func modelActions(t *rapid.T, w *world) map[string]func(*rapid.T) {

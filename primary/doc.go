@@ -33,6 +33,16 @@
 //   - A block whose catch-up bit of a cut CG is set is not overwritten on the device: the write
 //     reads the old contents first (collision), or the CG is given up (Lost). A CG is never completed
 //     with contents from after its cut.
+//   - A first copy to a volume that the secondary says is not whole, in a group that has a recovery point, is spread over CGs. Its
+//     blocks are pending, apart from the catch-up bits, of which a spread copy has none: a CG does not wait for them, and its manifest says
+//     Partial. A pending block that was read is queued in the open CG and becomes part of that CG's changed, so that an abandon
+//     makes it pending again, and no other; a host write that is queued takes its blocks out of pending, one that cannot be queued puts
+//     them in. At the first cut at which little is left (CoreOptions.FirstCopyRest), that is the cut CG's catch-up, as for any other copy: this CG is not Partial, and
+//     whoever has it has the copy. Each later CG brings all that changed, unless that one is given up: then the copy is spread again.
+//   - What a whole copy lacks, however much it is, is caught up with in one CG. So is the first copy of a group that has no recovery
+//     point: there is none that could stand still meanwhile, and the first one that is reported must be one of all volumes.
+//   - Which regions of a copy that is not whole are still lacking there is in the write-intent log, for each copy: all of them before anything is
+//     sent; a region leaves when its blocks are final there, and a flush of the device has ended since. A primary that comes back sends these, and the marked ones.
 //   - On a connection, nothing of CG n+1 is sent before the manifest of n; the manifest is sent when no
 //     bit, queued update or read of n is left.
 //   - Memory is bounded: host writes queue payload up to CoreOptions.QueueBytes for a connection, what is

@@ -142,7 +142,7 @@ func (s *fakeSecondary) attach(a *wire.Attach) *wire.Attached {
 	s.names = nil
 	for _, v := range a.Volumes {
 		s.names = append(s.names, v.Name)
-		m.Volumes = append(m.Volumes, wire.VolumeState{Identity: identityOf(v.Name)})
+		m.Volumes = append(m.Volumes, wire.VolumeState{Identity: identityOf(v.Name), Whole: s.complete > 0})
 	}
 	if a.Stream == s.stream {
 		m.Resumed, m.Applied = true, s.applied

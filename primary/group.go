@@ -197,13 +197,15 @@ func (c *Core) mergeGenerations(v *volume, cg uint64) {
 	for _, r := range v.replicas {
 		r.open.or(r.cut)
 		r.cut.reset()
+		r.open.or(r.pending)
+		r.pending.reset()
 		for _, gen := range v.gens {
 			if gen.cg != 0 && !plant.On(plant.ChangesForgotten) { // what is in generation 0 was recorded for each copy, and nothing of it was sent
 				r.open.or(gen.changed)
 			}
 		}
 		if !r.synced {
-			r.fullCG, r.fullEpoch = cg, v.group.epoch
+			c.reopen(r, cg)
 		}
 	}
 	for _, gen := range v.gens[1:] {
@@ -211,6 +213,9 @@ func (c *Core) mergeGenerations(v *volume, cg uint64) {
 		gen.changed.reset()
 	}
 	v.gens = append(v.gens[:0], generation{cg, v.group.epoch, all})
+	for _, r := range v.replicas {
+		all.or(r.open) // what was pending, and is not any more
+	}
 }
 
 // finalNote forgets CGs up to h.CG.
@@ -252,6 +257,9 @@ func (c *Core) setFinal(g *group, final uint64) {
 	}
 	for _, v := range g.volumes {
 		c.forgetFinal(v, final)
+		for _, r := range v.replicas {
+			c.arrange(r, 0)
+		}
 	}
 	for _, cn := range g.conns {
 		if cn.lacks != 0 && cn.lacks <= final {
@@ -283,7 +291,8 @@ func (c *Core) forgetFinal(v *volume, final uint64) {
 	}
 	for _, r := range v.replicas {
 		if !r.synced && r.fullCG != 0 && v.group.vouches(r.fullCG, r.fullEpoch, final) {
-			r.synced, r.fullCG, r.whole = true, 0, ""
+			r.synced, r.fullCG, r.whole, r.rest, r.hole = true, 0, "", false, false
+			r.lacking.reset()
 			c.intent.snapshotDue = true
 			c.notice(slog.LevelInfo, "first copy is final", "group", v.group.name, "volume", v.spec.Name,
 				"secondary", r.conn.secondary, "CG", final)
@@ -357,7 +366,7 @@ func (c *Core) cut(g *group) {
 	for _, v := range g.volumes {
 		v.gens = append(v.gens, generation{g.open, g.epoch, newBitmap(v.blocks, &c.chunks)})
 		for _, r := range v.replicas {
-			r.cut, r.open = r.open, r.cut // cut was empty: the one before is drained
+			c.cutCopy(r)
 		}
 	}
 	for _, cn := range g.conns {
@@ -411,7 +420,7 @@ func (c *Core) lose(g *group, reason string) {
 	}
 	for _, v := range g.volumes {
 		for _, r := range v.replicas {
-			r.open.or(r.cut)
+			r.lackAll(r.cut)
 			r.cut.reset()
 		}
 	}

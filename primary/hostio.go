@@ -228,7 +228,7 @@ func (c *Core) collisionRead(io *IO, v *volume) {
 		s := c.payload.get(io.bounce, io.bounce.Bytes()[:io.readCount*BlockSize])
 		for _, r := range v.replicas {
 			if r.conn.cut != nil {
-				c.queueRuns(r, r.conn.cut, io.readAt, io.readCount, s, nil)
+				c.queueRuns(r, r.conn.cut, r.cut, io.readAt, io.readCount, s, nil)
 			}
 		}
 		c.payload.release(s)
@@ -321,7 +321,7 @@ func (c *Core) finishWrite(io *IO, v *volume) {
 	count := io.last - io.first + 1
 	if io.Err != nil { // what the device holds now is unknown: it will be read
 		for _, r := range v.replicas {
-			r.open.set(io.first, count)
+			r.lack(io.first, count)
 		}
 	} else {
 		c.replicate(io, v)
@@ -357,7 +357,7 @@ func (c *Core) replicate(io *IO, v *volume) {
 			bytes = int64(len(io.head) + len(io.tail))
 		}
 		if !c.streams(r.conn, bytes) {
-			r.open.set(io.first, count)
+			r.lack(io.first, count)
 			continue
 		}
 		if io.Op == OpWrite {
@@ -368,7 +368,7 @@ func (c *Core) replicate(io *IO, v *volume) {
 		} else {
 			edge = c.queueZeroes(io, r, edge)
 		}
-		r.open.clear(io.first, count)
+		r.queued(io.first, count)
 	}
 	c.payload.release(s)
 	c.payload.release(edge)

@@ -78,19 +78,19 @@ func (c *Core) firstCopy(r *replica, there wire.VolumeState, complete uint64) {
 }
 
 // checkCopy finds out that a secondary lost a copy which it had: an older state of its pool was put back.
-func (c *Core) checkCopy(cn *conn, complete uint64) {
-	if complete >= cn.group.final {
-		return
-	}
-	for _, r := range cn.replicas {
+func (c *Core) checkCopy(cn *conn, m *wire.Attached) {
+	complete := m.Complete
+	for i, r := range cn.replicas {
+		if complete >= cn.group.final && !(r.synced && !m.Volumes[i].Whole) {
+			continue
+		}
 		if r.synced {
 			r.synced, r.whole = false, fmt.Sprintf("the secondary shows CG %d, final is CG %d: it has lost what it had", complete, cn.group.final)
-			c.intent.snapshotDue = true
 			c.notice(slog.LevelWarn, "the secondary has lost its copy: the volume is copied again as a whole",
 				"group", cn.group.name, "volume", r.volume.spec.Name, "secondary", cn.secondary,
 				"complete there", complete, "final", cn.group.final)
 		}
-		if r.fullCG == 0 {
+		if r.fullCG == 0 || r.rest {
 			c.copyWhole(r)
 			c.loseCut(r, complete)
 		}
@@ -100,16 +100,12 @@ func (c *Core) checkCopy(cn *conn, complete uint64) {
 // loseCut gives up a CG that was cut before the whole of a copy became part of the open one: even if nothing of it was sent yet, it would
 // make a copy with holes visible.
 func (c *Core) loseCut(r *replica, complete uint64) {
+	if r.spread && r.conn.cut != nil {
+		return // its manifest will say so
+	}
 	if g := r.volume.group; g.lastCut > max(complete, g.final) {
 		c.lose(g, fmt.Sprintf("it lacks most of volume %q, whose first copy to secondary %q begins after its cut", r.volume.spec.Name, r.conn.secondary))
 	}
-}
-
-// copyWhole puts every block of a copy into the open CG.
-func (c *Core) copyWhole(r *replica) {
-	r.open.setAll()
-	r.volume.changed().setAll()
-	r.fullCG, r.fullEpoch = r.volume.group.open, r.volume.gens[len(r.volume.gens)-1].epoch
 }
 
 // checkNoted keeps the connection back while the log does not say durably to which volumes it leads. Else a first copy could become

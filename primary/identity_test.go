@@ -36,8 +36,8 @@ func TestVolumeMadeAgainIsCopiedAsAWhole(t *testing.T) {
 	}
 }
 
-// A CG that was cut before the first copy begins would make a volume with holes visible.
-func TestCutCGIsLostWhenAVolumeWasMadeAgain(t *testing.T) {
+// A CG that was cut before the first copy begins says that the volume is not whole: it need not be given up.
+func TestCutCGGoesOnWhenAVolumeWasMadeAgain(t *testing.T) {
 	w := synced(t, testOptions())
 	cutWith(t, w) // nothing of it was sent
 	if !w.peers[0].remake(0) {
@@ -46,6 +46,34 @@ func TestCutCGIsLostWhenAVolumeWasMadeAgain(t *testing.T) {
 	for _, p := range w.peers {
 		p.connect()
 	}
+	w.settle()
+	if w.lost != 0 || !w.allComplete() || !w.peers[0].partial[w.cut][0] {
+		t.Fatalf("CG %d was cut, %d is lost; manifest %v; %+v", w.cut, w.lost, w.peers[0].partial, w.core.Status())
+	}
+	w.finalize()
+	w.round()
+	if s := copyOf(w); !s.FirstCopyDone {
+		t.Errorf("%+v", s)
+	}
+}
+
+// Where the group has no recovery point, such a CG would make one with holes.
+func TestCutCGIsLostWithoutRecoveryPoint(t *testing.T) {
+	w := newWorld(t, testOptions(), testSpec())
+	for _, p := range w.peers {
+		p.connect()
+	}
+	w.openCG(1)
+	w.settle()
+	p := w.peers[0]
+	p.drop(nil)
+	w.hold(time.Second)
+	w.thaw()
+	w.settle()
+	if !p.remake(0) {
+		t.Fatal("not made again")
+	}
+	p.connect()
 	if w.lost != w.cut {
 		t.Fatalf("CG %d was cut, %d is lost; %+v", w.cut, w.lost, w.core.Status())
 	}

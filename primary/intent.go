@@ -48,7 +48,8 @@ type volumeIntent struct {
 	doubted *bitmap
 }
 
-func (vi *volumeIntent) init(c *Core, blocks uint64) {
+func (v *volume) initIntent(c *Core) {
+	vi, blocks := &v.intent, v.blocks
 	for 1<<vi.shift*BlockSize < c.opt.IntentRegion {
 		vi.shift++
 	}
@@ -57,6 +58,9 @@ func (vi *volumeIntent) init(c *Core, blocks uint64) {
 	vi.touched, vi.before = newBitmap(regions, &c.chunks), newBitmap(regions, &c.chunks)
 	vi.settled, vi.flushing = newBitmap(regions, &c.chunks), newBitmap(regions, &c.chunks)
 	vi.doubted = newBitmap(regions, &c.chunks)
+	for _, r := range v.replicas {
+		r.lacking = newBitmap(regions, &c.chunks)
+	}
 }
 
 func (vi *volumeIntent) touch(first, last uint64) {
@@ -163,7 +167,12 @@ func (c *Core) intentLog() *IntentLog {
 		iv := IntentVolume{Group: v.group.name, Name: v.spec.Name, Size: v.spec.Size,
 			Marks: make([]uint64, (v.intent.marked.size+63)/64)}
 		for _, r := range v.replicas {
-			iv.Copies = append(iv.Copies, IntentCopy{r.conn.secondary, r.identity, r.synced})
+			ic := IntentCopy{Secondary: r.conn.secondary, Identity: r.identity, Synced: r.synced}
+			if !r.synced {
+				ic.Lacking = make([]uint64, len(iv.Marks))
+				r.lacking.orInto(ic.Lacking)
+			}
+			iv.Copies = append(iv.Copies, ic)
 		}
 		v.intent.marked.orInto(iv.Marks)
 		v.intent.wanted.orInto(iv.Marks)
@@ -286,8 +295,20 @@ func (v *volume) clearable(region uint64) bool {
 		if _, some := r.cut.next(first, end); some {
 			return false
 		}
+		if _, some := r.pending.next(first, end); some {
+			return false
+		}
 	}
 	return true
+}
+
+// clearables adds to dst the regions of a set that may be cleared once the device is flushed.
+func (v *volume) clearables(set, dst *bitmap) {
+	for at, ok := set.next(0, set.size); ok; at, ok = set.next(at+1, set.size) {
+		if !v.intent.doubted.has(at) && v.clearable(at) {
+			dst.set(at, 1)
+		}
+	}
 }
 
 // settleRegions flushes the volume's device, if that makes regions clearable.
@@ -296,14 +317,13 @@ func (c *Core) settleRegions(v *volume) {
 	if vi.settling != nil {
 		return
 	}
-	some := false
-	for at, ok := vi.marked.next(0, vi.marked.size); ok; at, ok = vi.marked.next(at+1, vi.marked.size) {
-		if !vi.doubted.has(at) && v.clearable(at) {
-			vi.flushing.set(at, 1)
-			some = true
+	v.clearables(vi.marked, vi.flushing)
+	for _, r := range v.replicas {
+		if !r.synced {
+			v.clearables(r.lacking, vi.flushing)
 		}
 	}
-	if !some {
+	if vi.flushing.empty() {
 		return
 	}
 	if plant.On(plant.IntentUnflushed) {
@@ -342,8 +362,12 @@ func (c *Core) FlushFailed(volume int, cause error) {
 func (v *volume) clearRegions() {
 	vi := &v.intent
 	for at, ok := vi.settled.next(0, vi.settled.size); ok; at, ok = vi.settled.next(at+1, vi.settled.size) {
-		if vi.marked.has(at) && !vi.doubted.has(at) && v.clearable(at) {
-			vi.marked.clear(at, 1)
+		if vi.doubted.has(at) || !v.clearable(at) {
+			continue
+		}
+		vi.marked.clear(at, 1)
+		for _, r := range v.replicas {
+			r.lacking.clear(at, 1)
 		}
 	}
 	vi.settled.reset()
@@ -353,7 +377,7 @@ func (v *volume) clearRegions() {
 func (c *Core) restoreIntent(prior *IntentLog) {
 	c.intent = &intentState{snapshotDue: true, rotateAt: c.opt.IntentLinger}
 	for _, v := range c.volumes {
-		v.intent.init(c, v.blocks)
+		v.initIntent(c)
 	}
 	if prior == nil {
 		prior = &IntentLog{Problem: "there is no write-intent log"}
@@ -382,13 +406,19 @@ func (c *Core) restoreVolume(v *volume, prior *IntentLog) {
 		c.restoreMarks(v, iv, prior.Region)
 	}
 	for _, r := range v.replicas {
+		var had IntentCopy
 		if iv != nil {
-			had := iv.copyOn(r.conn.secondary, v.spec.Secondaries)
+			had = iv.copyOn(r.conn.secondary, v.spec.Secondaries)
 			r.identity, r.noted, r.synced = had.Identity, had.Identity, usable && had.Synced
 		}
 		if r.synced {
 			continue
 		}
+		if usable && len(had.Lacking) > 0 {
+			c.restoreCopy(r, had.Lacking, prior.Region)
+			continue
+		}
+		r.lacking.setAll()
 		r.open.setAll()
 		v.changed().setAll()
 		r.whole = prior.Problem
@@ -406,25 +436,45 @@ func (c *Core) restoreVolume(v *volume, prior *IntentLog) {
 	}
 }
 
-// restoreMarks has every marked region read again. The grain may have been another one.
+// restoreCopy goes on with a first copy.
+func (c *Core) restoreCopy(r *replica, lacking []uint64, region uint64) {
+	v := r.volume
+	v.eachRegion(lacking, region, func(first, count uint64) {
+		v.changed().set(first, count)
+		r.open.set(first, count)
+		lo, hi := v.regions(first, count)
+		r.lacking.set(lo, hi-lo+1)
+	})
+	r.whole = "the secondary never had all of it"
+	c.notice(slog.LevelWarn, "the first copy of the volume goes on", "group", v.group.name, "volume", v.spec.Name,
+		"secondary", r.conn.secondary, "blocks left", r.open.count, "blocks", v.blocks)
+}
+
+// restoreMarks has every marked region read again.
 func (c *Core) restoreMarks(v *volume, iv *IntentVolume, region uint64) {
+	v.eachRegion(iv.Marks, region, func(first, count uint64) {
+		v.changed().set(first, count)
+		for _, r := range v.replicas {
+			r.open.set(first, count)
+		}
+		lo, hi := v.regions(first, count)
+		v.intent.marked.set(lo, hi-lo+1)
+	})
+}
+
+// regions gives the first and last one that blocks are in.
+func (v *volume) regions(first, count uint64) (lo, hi uint64) {
+	return first >> v.intent.shift, (first + count - 1) >> v.intent.shift
+}
+
+// eachRegion visits the blocks of the regions that a log has. Its grain, in bytes, may have been another one.
+func (v *volume) eachRegion(words []uint64, region uint64, visit func(first, count uint64)) {
 	per := region / BlockSize
-	for i, w := range iv.Marks {
+	for i, w := range words {
 		for bit := range uint64(64) {
-			if w>>bit&1 == 0 {
-				continue
+			if first := (uint64(i)*64 + bit) * per; w>>bit&1 != 0 && first < v.blocks {
+				visit(first, min(per, v.blocks-first))
 			}
-			first := (uint64(i)*64 + bit) * per
-			if first >= v.blocks {
-				continue
-			}
-			count := min(per, v.blocks-first)
-			v.changed().set(first, count)
-			for _, r := range v.replicas {
-				r.open.set(first, count)
-			}
-			lo, hi := first>>v.intent.shift, (first+count-1)>>v.intent.shift
-			v.intent.marked.set(lo, hi-lo+1)
 		}
 	}
 }

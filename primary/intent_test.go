@@ -203,9 +203,11 @@ func TestDamagedLogIsNeverTakenForASoundOne(t *testing.T) {
 func TestIntentRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		size := rapid.Uint64Range(1, 300).Draw(t, "regions") << 20
+		words := int(size>>20+63) / 64
+		first := IntentCopy{Secondary: "first", Identity: wire.UUID{9}, Lacking: rapid.SliceOfN(rapid.Uint64(), words, words).Draw(t, "lacking")}
 		l := &IntentLog{Seq: rapid.Uint64().Draw(t, "seq"), Region: 1 << 20,
 			Groups:  []IntentGroup{{rapid.StringN(1, 20, 200).Draw(t, "group"), rapid.Uint64().Draw(t, "final"), rapid.Uint64().Draw(t, "epoch"), rapid.StringN(0, 20, 200).Draw(t, "manager")}},
-			Volumes: []IntentVolume{{Group: "g", Name: "v", Size: size, Copies: []IntentCopy{{"s", wire.UUID{rapid.Byte().Draw(t, "identity")}, rapid.Bool().Draw(t, "synced")}}, Marks: make([]uint64, (size>>20+63)/64)}}}
+			Volumes: []IntentVolume{{Group: "g", Name: "v", Size: size, Copies: []IntentCopy{{"s", wire.UUID{rapid.Byte().Draw(t, "identity")}, true, nil}, first}, Marks: make([]uint64, words)}}}
 		file := encodeSnapshot(l)
 		got, err := decodeIntent(file)
 		if err != nil || !cmp.Equal(l, got) {
@@ -226,7 +228,7 @@ func TestIntentRoundTrip(t *testing.T) {
 
 func FuzzLoadIntent(f *testing.F) {
 	l := &IntentLog{Seq: 3, Region: 1 << 20, Groups: []IntentGroup{{"g", 9, 4, "m1"}},
-		Volumes: []IntentVolume{{Group: "g", Name: "v", Size: 8 << 20, Copies: []IntentCopy{{"s", wire.UUID{7}, true}}, Marks: []uint64{5}}}}
+		Volumes: []IntentVolume{{Group: "g", Name: "v", Size: 8 << 20, Copies: []IntentCopy{{"s", wire.UUID{7}, true, nil}, {"t", wire.UUID{8}, false, []uint64{1}}}, Marks: []uint64{5}}}}
 	snap := encodeSnapshot(l)
 	f.Add(snap, []byte(nil))
 	f.Add(append(bytes.Clone(snap), appendRecord(nil, 3, 0, chainSum(snap), []mark{{0, 1}})...), snap[:100])

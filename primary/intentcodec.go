@@ -43,11 +43,12 @@ type IntentVolume struct {
 }
 
 // IntentCopy says to which volume of a secondary the volume is copied, zero if to none yet, and whether that ever had the whole
-// volume.
+// volume. If not, Lacking has a bit for each region that it may not have, in addition to the marks.
 type IntentCopy struct {
 	Secondary string
 	Identity  wire.UUID
 	Synced    bool
+	Lacking   []uint64 // as long as Marks, or empty if Synced
 }
 
 // group finds what the log says of a group; nothing if it does not know it.
@@ -84,12 +85,12 @@ func (v *IntentVolume) copyOn(secondary string, now []string) IntentCopy {
 	if len(moved) == 1 && len(now) == len(v.Copies) {
 		return moved[0]
 	}
-	return IntentCopy{}
+	return IntentCopy{} // lacks all, whatever Lacking says
 }
 
 const (
 	intentMagic   = 0x314c495757534600 // "\0FSWWIL1"; its low half is no recordMagic
-	intentVersion = 2
+	intentVersion = 3
 	recordMagic   = 0x52495746 // "FWIR"
 	intentAlign   = 4096       // snapshot and records begin and end at multiples: no durable sector is written twice
 	snapshotFixed = 8 + 4 + 4 + 8 + 8 + 8
@@ -99,7 +100,7 @@ const (
 
 // encodeSnapshot: magic u64, version u32, zero u32, length u64 (of all up to the checksum), sequence
 // u64, region u64; groups: count u32, each name, final u64, epoch u64, manager; volumes: count u32, each group name, name,
-// size u64, copies (count u32, each name, identity 16 bytes, synced u8), words u32, marks; XXH64 of all that;
+// size u64, copies (count u32, each name, identity 16 bytes, synced u8, words u32, lacking), words u32, marks; XXH64 of all that;
 // zeros up to a multiple of 4096. A name is u16 length and bytes; the manager's may be empty.
 func encodeSnapshot(l *IntentLog) []byte {
 	le := binary.LittleEndian
@@ -136,10 +137,15 @@ func appendVolume(b []byte, v *IntentVolume) []byte {
 		} else {
 			b = append(b, 0)
 		}
+		b = appendWords(b, c.Lacking)
 	}
-	b = le.AppendUint32(b, uint32(len(v.Marks)))
-	for _, w := range v.Marks {
-		b = le.AppendUint64(b, w)
+	return appendWords(b, v.Marks)
+}
+
+func appendWords(b []byte, words []uint64) []byte {
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(words)))
+	for _, w := range words {
+		b = binary.LittleEndian.AppendUint64(b, w)
 	}
 	return b
 }
@@ -292,13 +298,20 @@ func (r *intentReader) volume(region uint64) IntentVolume {
 		c := IntentCopy{Secondary: r.name("secondary")}
 		copy(c.Identity[:], r.take(len(c.Identity), "identity"))
 		c.Synced = r.take(1, "synced")[0] == 1
+		r.list("lacking", 8, func() { c.Lacking = append(c.Lacking, r.u64("lacking")) })
 		v.Copies = append(v.Copies, c)
 	})
 	r.list("marks", 8, func() { v.Marks = append(v.Marks, r.u64("marks")) })
 	if r.err == nil {
 		regions := v.Size/region + min(1, v.Size%region)
-		if want := regions/64 + min(1, regions%64); uint64(len(v.Marks)) != want {
+		want := regions/64 + min(1, regions%64)
+		if uint64(len(v.Marks)) != want {
 			r.fail(fmt.Sprintf("volume %q has %d words of marks, its size wants %d", v.Name, len(v.Marks), want))
+		}
+		for _, c := range v.Copies {
+			if n := uint64(len(c.Lacking)); n != want && !(c.Synced && n == 0) {
+				r.fail(fmt.Sprintf("the copy of volume %q on %q has %d words of lacking regions, its size wants %d", v.Name, c.Secondary, n, want))
+			}
 		}
 	}
 	return v

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/farside-storage/farside/ring"
@@ -47,14 +48,17 @@ type world struct {
 	cuts     map[uint64][][]byte // images at each cut
 	replies  []wire.Message
 	verified int
+	partials int // CGs with a volume that is not whole
 }
 
 // peer is a secondary, reduced to one primary's connection.
 type peer struct {
 	w        *world
 	conn     int
-	volumes  []int // by handle
-	made     []int // by handle: how many times the volume was made again
+	volumes  []int             // by handle
+	made     []int             // by handle: how many times the volume was made again
+	whole    []bool            // by handle: final CGs have brought the whole first copy
+	partial  map[uint64][]bool // what manifests say, by CG and handle
 	up       bool
 	stream   wire.UUID
 	known    bool
@@ -96,7 +100,7 @@ func newWorld(tb rapid.TB, opt CoreOptions, spec []GroupSpec) *world {
 	}
 	w.boot()
 	for i, cs := range w.core.Connections() {
-		p := &peer{w: w, conn: i, overlay: map[uint64][]change{}, digests: map[uint64][]wire.Digest{}, window: 1 << 20}
+		p := &peer{w: w, conn: i, overlay: map[uint64][]change{}, digests: map[uint64][]wire.Digest{}, partial: map[uint64][]bool{}, window: 1 << 20}
 		for _, v := range spec[0].Volumes {
 			for _, s := range v.Secondaries {
 				if s == cs.Secondary {
@@ -104,6 +108,7 @@ func newWorld(tb rapid.TB, opt CoreOptions, spec []GroupSpec) *world {
 					p.volumes = append(p.volumes, idx)
 					p.finalImg = append(p.finalImg, make([]byte, v.Size))
 					p.made = append(p.made, 0)
+					p.whole = append(p.whole, false)
 				}
 			}
 		}
@@ -324,6 +329,10 @@ func (w *world) finalize() {
 	for _, p := range w.peers {
 		p.finalImg = p.imageAt(w.cut)
 		delete(p.overlay, w.cut)
+		for h, partial := range p.partial[w.cut] {
+			p.whole[h] = p.whole[h] || !partial
+		}
+		clear(p.partial)
 	}
 	w.final = w.cut
 	w.cut = 0
@@ -344,6 +353,7 @@ func (w *world) abandon() {
 func (p *peer) discard(through uint64) {
 	clear(p.overlay)
 	clear(p.digests)
+	clear(p.partial)
 	p.complete, p.through = p.w.final, through
 }
 
@@ -389,7 +399,7 @@ func (p *peer) drop(err error) {
 // states tells of the volumes.
 func (p *peer) states() (states []wire.VolumeState) {
 	for h, img := range p.finalImg {
-		states = append(states, wire.VolumeState{Identity: wire.UUID{byte(p.conn + 1), byte(h), byte(p.made[h])}, Holds: len(bytes.Trim(img, "\x00")) > 0})
+		states = append(states, wire.VolumeState{Identity: wire.UUID{byte(p.conn + 1), byte(h), byte(p.made[h])}, Holds: len(bytes.Trim(img, "\x00")) > 0, Whole: p.whole[h]})
 	}
 	return states
 }
@@ -401,6 +411,7 @@ func (p *peer) remake(h int) bool {
 	}
 	p.restart()
 	p.made[h]++
+	p.whole[h] = false
 	clear(p.finalImg[h])
 	return true
 }
@@ -508,7 +519,13 @@ func (p *peer) take(m message) {
 // completed checks a CG that is complete: this is what everything is about.
 func (p *peer) completed(m *wire.Manifest, d []wire.Digest) {
 	for h := range d {
-		if want := d[h].Manifest(uint32(h)); m.Volumes[h] != want {
+		want := d[h].Manifest(uint32(h))
+		want.Partial = m.Volumes[h].Partial
+		if want.Partial && p.whole[h] {
+			p.w.tb.Fatalf("peer %d: CG %d is called partial for volume %d, which is whole", p.conn, m.CG, h)
+		}
+		p.partial[m.CG] = append(p.partial[m.CG], want.Partial)
+		if m.Volumes[h] != want {
 			p.w.tb.Fatalf("peer %d: manifest of CG %d says %+v, received %+v", p.conn, m.CG, m.Volumes[h], want)
 		}
 	}
@@ -517,6 +534,9 @@ func (p *peer) completed(m *wire.Manifest, d []wire.Digest) {
 		p.w.tb.Fatalf("peer %d: manifest of CG %d, which was never cut", p.conn, m.CG)
 	}
 	for h, img := range p.imageAt(m.CG) {
+		if m.Volumes[h].Partial {
+			continue
+		}
 		want := snap[p.volumes[h]]
 		for b := 0; b < len(img); b += BlockSize {
 			if !bytes.Equal(img[b:b+BlockSize], want[b:b+BlockSize]) {
@@ -526,6 +546,9 @@ func (p *peer) completed(m *wire.Manifest, d []wire.Digest) {
 	}
 	p.complete = m.CG
 	p.w.verified++
+	if slices.Contains(p.partial[m.CG], true) {
+		p.w.partials++
+	}
 }
 
 func (p *peer) credit() bool {

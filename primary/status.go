@@ -62,6 +62,14 @@ type CopyStatus struct {
 	// Identity is of the volume on the secondary that is copied to; "" if none was found yet.
 	Identity      string `json:"identity,omitempty"`
 	CatchupBlocks uint64 `json:"catchup_blocks_left"`
+	// FirstCopy is how far a first copy is that is spread over several consistency groups; left out if there is none.
+	FirstCopy *FirstCopyStatus `json:"first_copy,omitempty"`
+}
+
+// FirstCopyStatus is how far a first copy is. What was read and is not final on the secondary yet counts as done.
+type FirstCopyStatus struct {
+	BlocksLeft uint64 `json:"blocks_left"`
+	Blocks     uint64 `json:"blocks"` // of the volume
 }
 
 // ConnectionStatus is the state of the stream to one secondary.
@@ -118,7 +126,10 @@ func (v *volume) status() VolumeStatus {
 	vs.ChangedBlocks = min(vs.ChangedBlocks, v.blocks)
 	for _, r := range v.replicas {
 		cs := CopyStatus{Secondary: r.conn.secondary, Mode: r.mode(), FirstCopyDone: r.synced, WholeCopy: r.whole,
-			CatchupBlocks: r.open.count + r.cut.count}
+			CatchupBlocks: r.left()}
+		if r.spread || r.rest {
+			cs.FirstCopy = &FirstCopyStatus{BlocksLeft: r.left(), Blocks: v.blocks}
+		}
 		if r.identity != (wire.UUID{}) {
 			cs.Identity = uuidString(r.identity)
 		}
@@ -132,7 +143,7 @@ func (r *replica) mode() Mode {
 	switch {
 	case !cn.attached || cn.open == nil || cn.recording || cn.group.lost != 0:
 		return ModeRecording
-	case r.open.count+r.cut.count > 0:
+	case r.left() > 0:
 		return ModeCatchup
 	}
 	return ModeStreaming
@@ -142,7 +153,7 @@ func (cn *conn) status(now time.Duration) ConnectionStatus {
 	cs := ConnectionStatus{Secondary: cn.secondary, Attached: cn.attached, QueuedBytes: cn.queued, UnackedBytes: cn.unacked,
 		SentBytes: cn.sentBytes, CatchupBytes: cn.catchupBytes, BytesPerSecond: cn.rate.value(now), LastError: cn.lastErr}
 	for _, r := range cn.replicas {
-		cs.CatchupBlocks += r.open.count + r.cut.count
+		cs.CatchupBlocks += r.left()
 	}
 	if cs.BytesPerSecond > 0 && cs.CatchupBlocks > 0 {
 		cs.CatchupSecondsEta = float64(cs.CatchupBlocks*BlockSize) / cs.BytesPerSecond

@@ -40,7 +40,12 @@ type lane struct {
 
 // tally sums up what was sent of one CG on one connection, for its manifest. It belongs to whoever
 // seals the connection's frames: one goroutine at a time, frames in their order.
-type tally struct{ digests []wire.Digest }
+type tally struct {
+	digests []wire.Digest
+	// partial, by handle: blocks of the volume's first copy are missing after this CG. Guarded as the core is, and settled when
+	// the manifest's frame is made.
+	partial []bool
+}
 
 // conn is the stream to one secondary for one group, over however many connections it takes.
 type conn struct {
@@ -116,6 +121,7 @@ func (f *Frame) Seal() {
 		f.Manifest.Volumes = f.Manifest.Volumes[:0]
 		for h := range f.tally.digests {
 			f.Manifest.Volumes = append(f.Manifest.Volumes, f.tally.digests[h].Manifest(uint32(h)))
+			f.Manifest.Volumes[h].Partial = f.tally.partial[h]
 		}
 	}
 }
@@ -139,7 +145,7 @@ func (f *Frame) ZeroRange(i int) wire.Zeroes {
 }
 
 func (cn *conn) newLane(cg uint64) *lane {
-	return &lane{cg: cg, tally: &tally{digests: make([]wire.Digest, len(cn.replicas))}}
+	return &lane{cg: cg, tally: &tally{digests: make([]wire.Digest, len(cn.replicas)), partial: make([]bool, len(cn.replicas))}}
 }
 
 // front is the lane that may be sent from: that of the cut CG until its manifest is sent.
@@ -180,10 +186,10 @@ func (c *Core) queue(r *replica, l *lane, block, count uint64, s *shared, offset
 	}
 }
 
-// queueRuns queues those of [first, first+count) whose catch-up bit for lane l is set, and clears the
+// queueRuns queues those of [first, first+count) in lane l whose bits are set, and clears the
 // bits. s holds all of the range; zero, if not nil, says which blocks of it are zeros.
-func (c *Core) queueRuns(r *replica, l *lane, first, count uint64, s *shared, zero *[4]uint64) {
-	bits, end := r.bits(l), first+count
+func (c *Core) queueRuns(r *replica, l *lane, bits *bitmap, first, count uint64, s *shared, zero *[4]uint64) {
+	end := first + count
 	isZero := func(b uint64) bool { i := b - first; return zero != nil && zero[i/64]>>(i%64)&1 != 0 }
 	for at, ok := bits.next(first, end); ok; at, ok = bits.next(at, end) {
 		to := bits.nextClear(at, end)
@@ -415,8 +421,14 @@ func (c *Core) Attached(index int, m wire.Attached) error {
 		c.restartStream(cn, m.Complete)
 	}
 	cn.resumable = true
+	for i, r := range cn.replicas {
+		r.hole = !m.Volumes[i].Whole
+	}
 	c.meet(cn, &m)
-	c.checkCopy(cn, m.Complete)
+	c.checkCopy(cn, &m)
+	for _, r := range cn.replicas {
+		c.arrange(r, m.Complete)
+	}
 	c.kick(cn)
 	return nil
 }
@@ -433,7 +445,7 @@ func (c *Core) restartStream(cn *conn, complete uint64) {
 	g := cn.group
 	if cn.open != nil && cn.open.begun {
 		for _, r := range cn.replicas {
-			r.open.or(r.volume.changed())
+			r.lackAll(r.volume.changed())
 		}
 		c.dropLane(cn, cn.open)
 		cn.open = cn.newLane(g.open)
