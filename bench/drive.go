@@ -33,6 +33,13 @@ type measured struct {
 	cpu     time.Duration // of this process
 }
 
+// add makes m the sum of both.
+func (m *measured) add(o measured) {
+	m.ops += o.ops
+	m.elapsed += o.elapsed
+	m.cpu += o.cpu
+}
+
 func (m measured) perSecond() float64 { return float64(m.ops) / m.elapsed.Seconds() }
 
 // nsPerOp is the wall time of one request.

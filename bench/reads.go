@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,7 +23,12 @@ func runReads(ctx context.Context, r *run) (out []Result, err error) {
 // reads measures a volume that was filled and then overwritten at random, so that its blocks lie
 // scattered.
 func (r *run) reads(ctx context.Context) (out []Result, err error) {
-	s, err := openSession(r.dev, 0, r.o.Full)
+	arena, err := ring.NewArena(randomDepth * engine.BlockSize)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, arena.Close()) }()
+	s, err := newSession(r.dev, sessionOptions{full: r.o.Full, readInto: arena})
 	if err != nil {
 		return nil, err
 	}
@@ -30,16 +36,25 @@ func (r *run) reads(ctx context.Context) (out []Result, err error) {
 	if err := errors.Join(s.fill(ctx), s.updateFor(ctx, 2*cutEvery), s.awaitFinal(ctx)); err != nil {
 		return nil, err
 	}
+	var floor, subject measured
 	reps, err := r.alternate(ctx, func() (float64, error) {
 		m, err := r.randomFloor(ctx, ring.OpRead, r.floorTime())
+		floor.add(m)
 		return m.perSecond(), err
-	}, func() (float64, error) { return s.readFor(ctx, randomDepth, r.duration()) })
+	}, func() (float64, error) {
+		m, err := s.readFor(ctx, arena.Bytes(), r.duration())
+		subject.add(m)
+		return m.perSecond(), err
+	})
 	if err != nil {
 		return nil, err
 	}
 	return []Result{result(Result{Name: "reads", Goal: "P10", Unit: "reads/s", Target: atLeast(0.90),
 		FloorName: "bare 4 KiB reads at random places at depth 128, one thread",
-		Notes:     []string{"engine.Read of one block at depth 128, one read worker; each block's checksum is verified"}}, reps)}, nil
+		Notes: []string{
+			"engine.Read of one block at depth 128, one read worker, into memory registered with its ring as the floor's is; each block's checksum is verified",
+			fmt.Sprintf("processor time of this process for a read, kernel threads not included: %.0f ns, the floor's %.0f ns", subject.cpuPerOp(), floor.cpuPerOp()),
+		}}, reps)}, nil
 }
 
 // reader keeps one read in flight: its Done starts the next.
@@ -49,22 +64,17 @@ type reader struct {
 	done uint64
 }
 
-// readFor reads random blocks of the final view for d, in reads per second.
-func (s *session) readFor(ctx context.Context, depth int, d time.Duration) (_ float64, err error) {
-	arena, err := ring.NewArena(depth * engine.BlockSize)
-	if err != nil {
-		return 0, err
-	}
-	defer func() { err = errors.Join(err, arena.Close()) }()
+// readFor reads random blocks of the final view into mem for d, each block of mem one read in flight.
+func (s *session) readFor(ctx context.Context, mem []byte, d time.Duration) (m measured, err error) {
 	var stop atomic.Bool
 	var failed atomic.Pointer[error]
 	var running sync.WaitGroup
-	readers := make([]reader, depth)
-	begin := time.Now()
+	readers := make([]reader, len(mem)/engine.BlockSize)
+	cpu, begin := processCPU(), time.Now()
 	for i := range readers {
 		x := &readers[i]
 		x.rng = newRandom(uint64(i) + 100)
-		x.Volume, x.Buf = s.vol, arena.Bytes()[i*engine.BlockSize:(i+1)*engine.BlockSize]
+		x.Volume, x.Buf = s.vol, mem[i*engine.BlockSize:(i+1)*engine.BlockSize]
 		x.Done = func(rd *engine.Read) {
 			if rd.Err != nil {
 				failed.CompareAndSwap(nil, &rd.Err)
@@ -88,13 +98,12 @@ func (s *session) readFor(ctx context.Context, depth int, d time.Duration) (_ fl
 	}
 	stop.Store(true)
 	running.Wait()
-	elapsed := time.Since(begin)
-	total := uint64(0)
+	m.elapsed, m.cpu = time.Since(begin), processCPU()-cpu
 	for i := range readers {
-		total += readers[i].done
+		m.ops += readers[i].done
 	}
 	if e := failed.Load(); e != nil {
-		return 0, *e
+		return m, *e
 	}
-	return float64(total) / elapsed.Seconds(), ctx.Err()
+	return m, ctx.Err()
 }

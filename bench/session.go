@@ -10,6 +10,7 @@ import (
 	"unsafe"
 
 	"github.com/farside-storage/farside/engine"
+	"github.com/farside-storage/farside/ring"
 )
 
 // What a session's pool, group and volume are called.
@@ -95,8 +96,17 @@ type sessionOptions struct {
 	full   int
 	// virtual is how many bytes of densely written volumes the table area can describe; 0: what engine chooses.
 	virtual int64
+	// readInto is memory that reads are made into.
+	readInto *ring.Arena
 	// onFinal, if set, is told of each CG that became final, by the committer.
 	onFinal func(cg uint64)
+}
+
+func (o *sessionOptions) arenas() []*ring.Arena {
+	if o.readInto == nil {
+		return nil
+	}
+	return []*ring.Arena{o.readInto}
 }
 
 // openSession formats the device, opens the pool and makes a volume of so many blocks; 0: so many
@@ -117,6 +127,7 @@ func newSession(d *device, o sessionOptions) (s *session, err error) {
 	s.pool, err = engine.Open(devs, engine.Options{
 		OnComplete: func(_ string, cg uint64) { s.complete <- cg },
 		OnFailure:  s.fail,
+		ReadArenas: o.arenas(),
 	})
 	if err != nil {
 		return nil, err

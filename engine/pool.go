@@ -21,6 +21,9 @@ type Options struct {
 	ReadWorkers int
 	// QueueDepth of the read rings; 0: 128.
 	QueueDepth int
+	// ReadArenas is memory that reads are made into, registered with the read rings where the kernel allows: a read into it
+	// costs no page pinning. Reads may be made into other memory as well. It must outlive the pool. Not used with Manual.
+	ReadArenas []*ring.Arena
 	// WriterBuffers and WriterBufferBlocks size each writer's buffers; 0: 32 of 64 blocks (8 MiB).
 	WriterBuffers, WriterBufferBlocks int
 	// OnComplete is told of each CG that became complete; OnFailure, once, why the pool stopped

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync/atomic"
 
+	"github.com/farside-storage/farside/engine/blocksum"
 	"github.com/farside-storage/farside/internal/plant"
 	"github.com/farside-storage/farside/ring"
 )
@@ -69,9 +70,16 @@ type Read struct {
 
 // readCall is one device read of a Read: blocks [from, from+n).
 type readCall struct {
-	ring.Call
-	read    *Read
-	from, n int
+	ring.Call // its Owner is the readCall
+	read      *Read
+	from, n   int
+}
+
+func newReadCall() *readCall {
+	c := &readCall{}
+	c.Owner = c
+	c.Call.Done = func(*ring.Call) { new(verifier).endAll([]*ring.Call{&c.Call}) }
+	return c
 }
 
 // Start begins the read. Every block is checked against its checksum; damage is an error, never
@@ -138,12 +146,11 @@ func (r *Read) submit(to submitter) {
 			run++
 		}
 		if used == len(r.calls) {
-			r.calls = append(r.calls, &readCall{})
+			r.calls = append(r.calls, newReadCall())
 		}
 		c := r.calls[used]
 		c.read, c.from, c.n = r, i, run
 		c.Request = ring.Request{Op: ring.OpRead, Device: device, Off: blocksToBytes(block), Buf: r.Buf[i*BlockSize : (i+run)*BlockSize]}
-		c.Call.Done = c.ended()
 		r.starts = append(r.starts, &c.Call)
 		used++
 		i += run
@@ -156,37 +163,62 @@ func (r *Read) submit(to submitter) {
 	to.Go(r.starts...) // r may be in use again before this returns
 }
 
-// ended returns the continuation of a device read, made once.
-func (c *readCall) ended() func(*ring.Call) {
-	if c.Call.Done != nil {
-		return c.Call.Done
+// verifier checks what device reads brought: of all those that ended together at once. It belongs to one goroutine.
+type verifier struct {
+	blocks [][]byte // of the calls, in their order; none of a call that failed
+	sums   []uint64
+}
+
+// endAll ends device reads. Their callers may start them again before it returns, but not before every block was summed up.
+func (v *verifier) endAll(calls []*ring.Call) {
+	v.blocks = v.blocks[:0]
+	for _, call := range calls {
+		if c := call.Owner.(*readCall); c.Err == nil {
+			for i := c.from; i < c.from+c.n; i++ {
+				v.blocks = append(v.blocks, c.read.Buf[i*BlockSize:(i+1)*BlockSize])
+			}
+		}
 	}
-	return func(*ring.Call) {
-		r := c.read
-		if err := c.check(); err != nil {
-			first := err // escapes, while err does not
-			r.failure.CompareAndSwap(nil, &first)
+	v.sums = append(v.sums[:0], make([]uint64, len(v.blocks))...)
+	blocksum.Scattered(v.sums, v.blocks)
+	clear(v.blocks) // holds nobody's memory longer than needed
+	sums := v.sums
+	for _, call := range calls {
+		c := call.Owner.(*readCall)
+		own := sums[:0]
+		if c.Err == nil {
+			own, sums = sums[:c.n], sums[c.n:]
 		}
-		if r.left.Add(-1) > 0 {
-			return
-		}
-		if e := r.failure.Load(); e != nil {
-			clear(r.Buf)
-			r.finish(*e)
-			return
-		}
-		r.finish(nil)
+		c.ended(own)
 	}
 }
 
-func (c *readCall) check() error {
+// ended ends one device read, whose blocks have these checksums; the last one of a Read ends that.
+func (c *readCall) ended(sums []uint64) {
+	r := c.read
+	if err := c.check(sums); err != nil {
+		first := err // escapes, while err does not
+		r.failure.CompareAndSwap(nil, &first)
+	}
+	if r.left.Add(-1) > 0 {
+		return
+	}
+	if e := r.failure.Load(); e != nil {
+		clear(r.Buf)
+		r.finish(*e)
+		return
+	}
+	r.finish(nil)
+}
+
+func (c *readCall) check(sums []uint64) error {
 	r := c.read
 	if c.Err != nil {
 		return fmt.Errorf("read volume %s block %d: %w", r.Volume.name, r.Off/BlockSize+uint64(c.from), c.Err)
 	}
-	for i := c.from; i < c.from+c.n; i++ {
-		if got := Sum(r.Buf[i*BlockSize : (i+1)*BlockSize]); !r.entries[i].matches(got) && !plant.On(plant.BlockUnchecked) {
-			e := r.entries[i]
+	for k, got := range sums {
+		i := c.from + k
+		if e := r.entries[i]; !e.matches(got) && !plant.On(plant.BlockUnchecked) {
 			device, block := r.Volume.pool.locate(e.block())
 			return &CorruptionError{Device: r.Volume.pool.info[device].Path, Offset: blocksToBytes(block), Structure: "data block",
 				Reason: "not what was stored", Err: &ChecksumError{Volume: r.Volume.name, Block: VBlock(r.Off/BlockSize) + VBlock(i),

@@ -33,7 +33,8 @@ func Open(devs ring.Devices, o Options) (*Pool, error) {
 		return nil, err
 	}
 	for range p.opts.ReadWorkers {
-		w, err := ring.NewWorker(devs, ring.QueueOptions{Depth: p.opts.QueueDepth})
+		q := ring.QueueOptions{Depth: p.opts.QueueDepth, Arenas: p.opts.ReadArenas, Notice: func(text string) { p.opts.Logger.Warn("reads", "notice", text) }}
+		w, err := ring.NewThroughputWorker(devs, q, new(verifier).endAll)
 		if err != nil {
 			return nil, errors.Join(err, p.Close())
 		}

@@ -79,8 +79,9 @@ type QueueOptions struct {
 	// of them costs no page pinning. They must outlive the queue. Registering pins (and so
 	// touches) all of an arena's memory.
 	Arenas []*Arena
-	// Unwoken promises that nobody calls Wake on this queue but to close it. A Reap that waits for several completions then
-	// sleeps once, where the kernel can do that, instead of once for each.
+	// Unwoken says that Wake need not end the sleep of a Reap that waits for several completions: nobody calls it but to close
+	// the queue, or what Wake announces may wait for them. Such a Reap
+	// then sleeps once, where the kernel can do that, instead of once for each.
 	Unwoken bool
 	// Notice, if set, is called by NewQueue with a sentence about each thing that works, but less
 	// well than it could: registered buffers refused, for instance.

@@ -80,7 +80,7 @@ type uringQueue struct {
 	// zeroBy is how write-zeroes is done on each device: the first way that it accepts.
 	zeroBy []zeroWay
 
-	// unwoken: nobody ends a sleep early, so that it may be for several completions.
+	// unwoken: nobody has to end a sleep early, so that it may be for several completions.
 	unwoken bool
 	waker   waker
 	// woken: a wake-up arrived that no Reap has answered yet by returning early.

@@ -15,6 +15,8 @@ type Call struct {
 	// Done runs on the worker's goroutine when the request has ended. It must not
 	// block; it may hand further calls to the worker, this one included.
 	Done func(*Call)
+	// Owner is the caller's. A [NewThroughputWorker] gives calls that have one to its function when they have ended.
+	Owner any
 
 	next *Call // link of the worker's inbox and backlog; the worker's from Go to Done
 }
@@ -39,6 +41,8 @@ type Worker struct {
 	err error
 
 	waits sync.Pool
+	// together, if set, is given calls that ended at the same time.
+	together func([]*Call)
 }
 
 // ended is the inbox of a worker that takes no more calls.
@@ -46,7 +50,20 @@ var ended Call
 
 // NewWorker opens a queue on devs and starts the goroutine that owns it.
 func NewWorker(devs Devices, o QueueOptions) (*Worker, error) {
-	w := &Worker{done: make(chan struct{})}
+	return startWorker(devs, o, nil)
+}
+
+// NewThroughputWorker is NewWorker for many requests in flight, where what they cost together counts for more than each one's
+// latency. While at least 16 are, the worker is woken for an eighth of them, not for each. And calls with an Owner that it
+// takes in at once go to together, on the worker's goroutine, in place of their Done; the slice is valid until together
+// returns. Calls without one, and those that end because the worker does, have Done called all the same.
+func NewThroughputWorker(devs Devices, o QueueOptions, together func(calls []*Call)) (*Worker, error) {
+	o.Unwoken = true
+	return startWorker(devs, o, together)
+}
+
+func startWorker(devs Devices, o QueueOptions, together func([]*Call)) (*Worker, error) {
+	w := &Worker{done: make(chan struct{}), together: together}
 	w.waits.New = func() any { return newWait() }
 	opened := make(chan error)
 	go func() {
@@ -153,6 +170,7 @@ type workerLoop struct {
 	calls []*Call
 	free  []uint64
 	out   []Completion
+	ended []*Call // what together is given
 }
 
 func (l *workerLoop) main() {
@@ -173,14 +191,41 @@ func (l *workerLoop) round() error {
 	l.push()
 	least := 0
 	if l.canSleep() {
-		least = 1
+		least = l.several()
 	}
 	n, err := l.w.queue.Reap(l.out, least)
 	l.w.asleep.Store(false)
+	if l.w.together != nil {
+		l.endTogether(l.out[:n])
+		return err
+	}
 	for i := range l.out[:n] {
-		l.end(&l.out[i])
+		c := l.took(&l.out[i])
+		c.Done(c)
 	}
 	return err
+}
+
+// several is how many completions to wait for. An eighth of those in flight ends soon, whatever holds up the others.
+func (l *workerLoop) several() int {
+	if l.w.together == nil {
+		return 1
+	}
+	return max(1, l.w.queue.InFlight()/8)
+}
+
+func (l *workerLoop) endTogether(done []Completion) {
+	l.ended = l.ended[:0]
+	for i := range done {
+		if c := l.took(&done[i]); c.Owner == nil {
+			c.Done(c)
+		} else {
+			l.ended = append(l.ended, c)
+		}
+	}
+	if len(l.ended) > 0 {
+		l.w.together(l.ended)
+	}
 }
 
 // canSleep announces that the worker goes to sleep, and looks once more for a reason not to:
@@ -233,12 +278,13 @@ func (l *workerLoop) push() {
 	}
 }
 
-func (l *workerLoop) end(done *Completion) {
+// took ends a call, but for telling its caller.
+func (l *workerLoop) took(done *Completion) *Call {
 	c := l.calls[done.Tag]
 	l.calls[done.Tag] = nil
 	l.free = append(l.free, done.Tag)
 	c.Err = done.Err
-	c.Done(c)
+	return c
 }
 
 // finished closes the inbox once there is nothing left to do, and says whether it did.

@@ -151,3 +151,61 @@ func testWorkerClose(t *testing.T, devs ring.Devices) {
 		t.Errorf("second close: %v", err)
 	}
 }
+
+// testWorkerTogether keeps many calls in flight on a worker that takes them in together, hands some over again from there, and
+// mixes in calls that somebody waits for.
+func testWorkerTogether(t *testing.T, devs ring.Devices) {
+	const calls, rounds = 64, 20
+	var w *ring.Worker
+	var left [calls]int // rounds to go; the worker's goroutine's until its end
+	var rest sync.WaitGroup
+	w, err := ring.NewThroughputWorker(devs, ring.QueueOptions{Depth: 32}, func(ended []*ring.Call) {
+		seen := map[*ring.Call]bool{}
+		for _, c := range ended {
+			seen[c] = true
+			i := c.Owner.(int)
+			if wrong := i%8 == 7; wrong != (c.Err != nil) {
+				t.Errorf("call %d: error %v", i, c.Err)
+			}
+			if left[i]--; left[i] > 0 {
+				w.Go(c)
+			} else {
+				rest.Done()
+			}
+		}
+		if len(seen) != len(ended) || len(ended) == 0 {
+			t.Errorf("%d calls ended together, %d different ones", len(ended), len(seen))
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	arena := newArena(t, (calls+1)*block)
+	all := make([]*ring.Call, calls)
+	for i := range all {
+		left[i] = rounds
+		off := int64(i) * block
+		if i%8 == 7 {
+			off = 1 // refused by the queue
+		}
+		all[i] = &ring.Call{Owner: i, Done: func(*ring.Call) { t.Error("Done of a call with an owner") },
+			Request: ring.Request{Op: ring.OpRead, Off: off, Buf: arena.Bytes()[i*block:][:block]}}
+	}
+	rest.Add(calls)
+	w.Go(all...)
+	for range rounds {
+		if err := w.Do(ring.Request{Op: ring.OpRead, Buf: arena.Bytes()[calls*block:]}); err != nil {
+			t.Error(err)
+		}
+	}
+	rest.Wait()
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var late error
+	all[0].Done = func(c *ring.Call) { late = c.Err }
+	w.Go(all[0])
+	if !errors.Is(late, ring.ErrClosed) {
+		t.Errorf("call after close: %v", late)
+	}
+}

@@ -46,6 +46,7 @@ func Run(t *testing.T, open Opener) {
 		{"WorkerChain", testWorkerChain},
 		{"WorkerClose", testWorkerClose},
 		{"WorkerNoAllocation", testWorkerNoAllocation},
+		{"WorkerTogether", testWorkerTogether},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(t, open(t)) })
 	}
