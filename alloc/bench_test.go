@@ -1,6 +1,7 @@
 package alloc
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"testing"
@@ -92,32 +93,49 @@ func BenchmarkTake(b *testing.B) {
 	})
 }
 
-// BenchmarkRelease releases single blocks from all over the pool, as a fold does.
+// BenchmarkRelease releases single blocks from all over the pool, as a fold does: in pieces of 256, and one by one.
 func BenchmarkRelease(b *testing.B) {
-	atFill(b, func(b *testing.B, m *Map) {
-		list := someUsed(m, 1<<20)
-		next := 0
-		takeBack := func() {
-			for _, blk := range list[:next] {
-				m.used[blk>>6].Or(1 << (blk & 63))
-				m.count(blk>>m.extentShift, 1)
+	for name, release := range map[string]func(*Map, []uint64) error{
+		"each": (*Map).ReleaseEach,
+		"one by one": func(m *Map, blocks []uint64) error {
+			var errs []error
+			for _, blk := range blocks {
+				if err := m.ReleaseOne(blk); err != nil {
+					errs = append(errs, err)
+				}
 			}
-			next = 0
+			return errors.Join(errs...)
+		},
+	} {
+		b.Run(name, func(b *testing.B) { atFill(b, func(b *testing.B, m *Map) { benchRelease(b, m, release) }) })
+	}
+}
+
+func benchRelease(b *testing.B, m *Map, release func(*Map, []uint64) error) {
+	const piece = 256
+	list := someUsed(m, 1<<20)
+	next := 0
+	takeBack := func() {
+		for _, blk := range list[:next] {
+			m.used[blk>>6].Or(1 << (blk & 63))
+			m.count(blk>>m.extentShift, 1)
 		}
-		b.ReportAllocs()
-		for b.Loop() {
-			if next == len(list) {
-				b.StopTimer()
-				takeBack()
-				b.StartTimer()
-			}
-			if err := m.ReleaseOne(list[next]); err != nil {
-				b.Fatal(err)
-			}
-			next++
+		next = 0
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if next == len(list) {
+			b.StopTimer()
+			takeBack()
+			b.StartTimer()
 		}
-		takeBack()
-	})
+		if err := release(m, list[next:next+piece]); err != nil {
+			b.Fatal(err)
+		}
+		next += piece
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/piece, "ns/block")
+	takeBack()
 }
 
 // someUsed returns n different used blocks in random order.

@@ -83,12 +83,38 @@ func (t *tally) flush() {
 	}
 }
 
+// total gathers changes of many extents in the counter that all of them share.
+type total struct {
+	m      *Map
+	extent uint64 // any of them: a counter's cell is chosen by it
+	delta  int64
+}
+
+// add notes a change of an extent's bits, after it.
+func (t *total) add(e uint64, delta int32) {
+	t.extent = e
+	t.delta += int64(delta)
+	t.m.countExtent(e, delta)
+}
+
+func (t *total) flush() {
+	if t.delta != 0 {
+		t.m.counts.addUsed(t.extent, t.delta)
+		t.delta = 0
+	}
+}
+
 // count notes that delta more bits of an extent are set. The bits are changed before.
 func (m *Map) count(e uint64, delta int32) {
 	if !m.started.Load() {
 		return // Start counts
 	}
 	m.counts.addUsed(e, int64(delta))
+	m.countExtent(e, delta)
+}
+
+// countExtent is count without the counter of all bits that are set.
+func (m *Map) countExtent(e uint64, delta int32) {
 	now := m.words[e].Add(uint32(delta))
 	m.moved(e, now-uint32(delta), now)
 }
@@ -97,8 +123,15 @@ func (m *Map) count(e uint64, delta int32) {
 // followed by its own call, after it, in any order with those of other changes.
 func (m *Map) moved(e uint64, before, now uint32) {
 	from, to := m.classOf(before), m.classOf(now)
-	m.counts.empty.Add(is(to == 0) - is(from == 0))
-	m.counts.full.Add(is(m.isFull(now)) - is(m.isFull(before)))
+	if from == to && from != noClass {
+		return // most changes: also neither empty nor full, before or now
+	}
+	if d := is(to == 0) - is(from == 0); d != 0 {
+		m.counts.empty.Add(d)
+	}
+	if d := is(m.isFull(now)) - is(m.isFull(before)); d != 0 {
+		m.counts.full.Add(d)
+	}
 	if from == to {
 		return
 	}

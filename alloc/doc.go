@@ -30,7 +30,7 @@
 //
 // A map is built, then used. While it is built, [Map.MarkUsed], [Map.MarkUsedOne] and
 // [Map.Retire] only set bits, from any number of goroutines. The first call of
-// [Map.Reserve], [Map.Release], [Map.ReleaseOne], [Map.Stats], [Map.Grow] or [Map.Start] counts what was set
+// [Map.Reserve], [Map.Release], [Map.ReleaseOne], [Map.ReleaseEach], [Map.Stats], [Map.Grow] or [Map.Start] counts what was set
 // and ends that phase; it must come after the marking calls have returned. From then on
 // marking is refused, and everything else may be called from any goroutine, except that
 // an [Extent] belongs to one goroutine at a time. [Map.Close] comes after all else.

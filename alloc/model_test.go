@@ -261,6 +261,34 @@ func (p *pair) release(t *rapid.T) {
 	}
 }
 
+// releaseEach releases blocks in any order, some of them perhaps twice, or free, or past the end.
+func (p *pair) releaseEach(t *rapid.T) {
+	blocks := uint64(len(p.o.used))
+	list := rapid.SliceOfN(rapid.Uint64Range(0, blocks+blocks/64), 0, 60).Draw(t, "blocks")
+	if rapid.Bool().Draw(t, "used") { // what a caller without a bug would do
+		seen := map[uint64]bool{}
+		list = slices.DeleteFunc(list, func(b uint64) bool {
+			out := b >= blocks || p.o.isFree(b) || seen[b]
+			seen[b] = true
+			return out
+		})
+	}
+	err := p.m.ReleaseEach(list)
+	for _, b := range list {
+		if b >= blocks {
+			wantBlock(t, err, b, ErrRange)
+			return
+		}
+		if bad, ok := p.o.release(b, 1); !ok {
+			wantBlock(t, err, bad, ErrFree)
+			return
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 func (p *pair) grow(t *rapid.T) {
 	to := rapid.Uint64Range(uint64(len(p.o.used)), p.m.capacity).Draw(t, "to")
 	if err := p.m.Grow(to); err != nil {
@@ -309,7 +337,7 @@ func TestMapEqualsModel(t *testing.T) {
 		p.m.Start()
 		t.Repeat(map[string]func(*rapid.T){
 			"reserve": p.reserve, "take": p.take, "take again": p.take, "return": p.giveBack,
-			"release": p.release, "release again": p.release, "retire": p.retire, "grow": p.grow,
+			"release": p.release, "release again": p.release, "release each": p.releaseEach, "retire": p.retire, "grow": p.grow,
 			"": p.check,
 		})
 		for len(p.held) > 0 {

@@ -61,6 +61,7 @@ func fillFor(m *Map, o *owners, out chan<- run, n uint64, rnd *rand.Rand) error 
 // releaseAll releases what arrives, in pieces and late: keep runs stay in use at the end.
 func releaseAll(m *Map, o *owners, in <-chan run, keep int, rnd *rand.Rand) error {
 	var kept []run
+	var list []uint64
 	for r := range in {
 		kept = append(kept, r)
 		if len(kept) <= keep {
@@ -74,10 +75,18 @@ func releaseAll(m *Map, o *owners, in <-chan run, keep int, rnd *rand.Rand) erro
 		if err := m.Release(r.first+half, r.n-half); err != nil {
 			return err
 		}
+		list = list[:0]
 		for b := r.first; b < r.first+half; b++ {
+			list = append(list, b)
+		}
+		one := rnd.IntN(len(list) + 1)
+		for _, b := range list[:one] {
 			if err := m.ReleaseOne(b); err != nil {
 				return err
 			}
+		}
+		if err := m.ReleaseEach(list[one:]); err != nil {
+			return err
 		}
 	}
 	return nil
