@@ -279,6 +279,16 @@ func (t *cgTable) sorted() ([]uint64, error) {
 	return keys, radixSort(keys)
 }
 
+// keysAhead is how many keys before its turn an entry of the log is asked for: in table order they are far from each other.
+const keysAhead = 16
+
+// prefetchKey brings closer what the log has for a key that comes soon after keys[at].
+func (t *cgTable) prefetchKey(keys []uint64, at int) {
+	if at += keysAhead; at < len(keys) {
+		prefetch(&t.at(uint32(keys[at]&posMask) - 1).sum)
+	}
+}
+
 // radixSort sorts keys by their virtual block, least significant digit first; the
 // digits above the largest block are not visited.
 func radixSort(keys []uint64) error {

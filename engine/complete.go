@@ -176,6 +176,7 @@ func (j *completion) fillPoints(b []byte, t *cgTable) []byte {
 		for j.next < len(j.keys) && pieceBytes-len(b) >= partEntrySize {
 			k := j.keys[j.next]
 			v := VBlock(k >> posBits)
+			t.prefetchKey(j.keys, j.next)
 			if v-base >= maxPartSpan {
 				break
 			}

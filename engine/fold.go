@@ -20,6 +20,7 @@ type fold struct {
 	zrange int      // next zeroed range; they are folded before the points
 	zblock VBlock
 	opened bool
+	freed  freeing // what was displaced since the step began
 }
 
 // startFold arranges that the group's oldest final CG is folded once no reader can see the base without it.
@@ -28,7 +29,7 @@ func (c *control) startFold(g *Group) {
 		return
 	}
 	g.folding = true
-	c.whenUnread(func() { c.folds = append(c.folds, &fold{g: g, cg: g.live[0]}) })
+	c.whenUnread(func() { c.folds = append(c.folds, &fold{g: g, cg: g.live[0], freed: newFreeing(c.pool.alloc)}) })
 }
 
 // stepFolds does a bounded piece of folding; it reports whether work is left.
@@ -72,8 +73,13 @@ func (c *control) folded(f *fold) {
 	c.spaceFreed()
 }
 
-// step folds up to n entries.
+// step folds up to n entries. What they displace is free when it returns.
 func (f *fold) step(n int) (done bool, err error) {
+	defer func() {
+		if rerr := f.freed.flush(); rerr != nil && err == nil {
+			done, err = false, f.released(rerr)
+		}
+	}()
 	for n > 0 && f.table < len(f.cg.tables) {
 		t := f.cg.tables[f.table]
 		if !f.opened {
@@ -130,6 +136,7 @@ func (f *fold) stepPoints(t *cgTable, n int) (int, error) {
 	for ; n > 0 && f.next < len(f.keys); n-- {
 		k := f.keys[f.next]
 		f.next++
+		t.prefetchKey(f.keys, f.next)
 		if err := f.set(t.vol.table, VBlock(k>>posBits), t.at(uint32(k&posMask)-1).entry()); err != nil {
 			return n, err
 		}
@@ -146,8 +153,12 @@ func (f *fold) set(base *table, b VBlock, e entry) error {
 	if old.block() == 0 || old.block() == e.block() {
 		return nil
 	}
-	if err := f.g.pool.alloc.ReleaseOne(uint64(old.block())); err != nil {
-		return fmt.Errorf("fold CG %d: block displaced at virtual block %d: %w", f.cg.cg, b, err)
+	return f.released(f.freed.add(old.block()))
+}
+
+func (f *fold) released(err error) error {
+	if err != nil {
+		return fmt.Errorf("fold CG %d: a displaced block: %w", f.cg.cg, err)
 	}
 	return nil
 }

@@ -256,12 +256,15 @@ func (p *Pool) WaitSpace(ctx context.Context) error {
 
 // releaseTables gives back the blocks that tables name, and the tables. Nobody may look them up any more.
 func (p *Pool) releaseTables(tables []*cgTable) {
+	back := newFreeing(p.alloc)
+	check := func(err error) {
+		if err != nil {
+			p.ctl.post(func() { p.ctl.fail(err) })
+		}
+	}
 	for _, t := range tables {
-		t.blocks(func(b PBlock) {
-			if err := p.alloc.ReleaseOne(uint64(b)); err != nil {
-				p.ctl.post(func() { p.ctl.fail(err) })
-			}
-		})
+		t.blocks(func(b PBlock) { check(back.add(b)) })
+		check(back.flush())
 		t.free()
 	}
 	if len(tables) > 0 {

@@ -52,11 +52,14 @@ func (w *Writer) PutAll(cg uint64, runs []Run, sums []uint64) error {
 // collect checks what is to be put and lists its blocks.
 func (w *Writer) collect(cg uint64, runs []Run, blocks int) error {
 	w.batch = w.batch[:0]
+	var b *binding
 	for i := range runs {
 		r := &runs[i]
-		b, err := w.open(r.Volume, cg)
-		if err != nil {
-			return err
+		if b == nil || b.vol != r.Volume { // else nothing has changed since the run before
+			var err error
+			if b, err = w.open(r.Volume, cg); err != nil {
+				return err
+			}
 		}
 		if err := r.Volume.checkRange(r.First, uint64(r.Blocks)); err != nil {
 			return err

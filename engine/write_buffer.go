@@ -163,13 +163,13 @@ func (w *Writer) releaseDead() error {
 	}
 	n := 0
 	for n < len(w.dead) && w.dead[n].serial < oldest {
-		if err := w.pool.alloc.ReleaseOne(uint64(w.dead[n].block)); err != nil {
+		if err := w.freeing.add(w.dead[n].block); err != nil {
 			return err
 		}
 		n++
 	}
 	w.dead = append(w.dead[:0], w.dead[n:]...)
-	return nil
+	return w.freeing.flush()
 }
 
 // push pushes one write, if there is room.

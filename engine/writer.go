@@ -40,6 +40,7 @@ type Writer struct {
 	// dead are blocks of this CG that a later update superseded. Each goes back when the buffer that held it, and all
 	// before it, have been written.
 	dead    []deadBlock
+	freeing freeing
 	batch   []placing // blocks of the Put in work
 	got     []uint64  // their checksums
 	one     [1]Run
@@ -86,6 +87,7 @@ func (p *Pool) NewWriter() (*Writer, error) {
 		b.at, b.owner = make([]PBlock, blocks), make([]bufferSlot, blocks)
 		w.free = append(w.free, b)
 	}
+	w.freeing = newFreeing(p.alloc)
 	w.batch, w.got = make([]placing, 0, blocks), make([]uint64, blocks)
 	for i := range depth {
 		w.freeTag = append(w.freeTag, uint32(i))
