@@ -72,6 +72,11 @@ type CheckVolume struct {
 	Name   string `json:"name"`
 	Size   uint64 `json:"size"`
 	Mapped uint64 `json:"mapped"` // blocks, as of the final CG
+	// Standing in the group ("unattached", "awaited" or "set aside"), the CG since which the volume is whole, and the one that it
+	// shows if it is set aside; CG 0: none.
+	Standing   string `json:"standing"`
+	WholeSince uint64 `json:"whole_since"`
+	SetAsideAt uint64 `json:"set_aside_at,omitempty"`
 }
 
 // OK says that nothing is damaged, not even repairably.
@@ -170,7 +175,8 @@ func (rep *CheckReport) describe(r *recovery) {
 	for _, g := range p.Groups() {
 		cg := CheckGroup{Name: g.name, Epoch: g.state.epoch, Final: g.state.final, Linked: g.state.linked, Complete: g.state.complete}
 		for _, v := range g.Volumes() {
-			cv := CheckVolume{Name: v.name, Size: v.size}
+			m := v.Membership()
+			cv := CheckVolume{Name: v.name, Size: v.size, Standing: m.Standing.String(), WholeSince: m.WholeSince, SetAsideAt: m.AsideAt}
 			v.eachMapped(func(VBlock, entry) { cv.Mapped++ })
 			cg.Volumes = append(cg.Volumes, cv)
 		}

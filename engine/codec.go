@@ -55,6 +55,14 @@ func (d *decoder) string(what string) string {
 	return string(d.take(int(n), what))
 }
 
+func (d *decoder) standing() Standing {
+	at, n := d.off, d.u32("standing")
+	if d.err == nil && n > uint32(SetAside) {
+		d.err = fmt.Errorf("standing at byte %d is %d", at, n)
+	}
+	return Standing(n)
+}
+
 // count reads a number of elements of at least size bytes each: it cannot exceed what is left.
 func (d *decoder) count(size int, what string) int {
 	n := d.u32(what)

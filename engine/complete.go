@@ -12,6 +12,7 @@ type completion struct {
 	cg      *liveCG
 	entries uint64
 
+	whole  int // marks of volumes that were journaled
 	table  int
 	keys   []uint64 // of the table in work; off heap
 	next   int
@@ -23,23 +24,18 @@ type completion struct {
 // startCompletions takes up every group's next CG that is sealed on all volumes.
 func (c *control) startCompletions() {
 	for _, g := range c.pool.groups {
-		if g.busy || c.completing(g) {
+		if g.takeGaps(); g.busy || c.completing(g) {
 			continue
 		}
 		s := g.ready()
 		if s == nil {
 			continue
 		}
-		l := &liveCG{cg: s.cg}
-		for _, v := range g.volumes {
-			if v == nil {
-				continue
-			}
-			if t := s.tables[v]; t != nil {
-				l.tables = append(l.tables, t)
-			}
+		l, err := s.gather(g)
+		if err == nil {
+			err = c.fits(l)
 		}
-		if err := c.fits(l); err != nil {
+		if err != nil {
 			c.refuse(g, l, err)
 			continue
 		}
@@ -47,10 +43,32 @@ func (c *control) startCompletions() {
 	}
 }
 
+// gather puts a CG together that is sealed on every volume. An error: a volume that is whole must not become less.
+func (s *sealedCG) gather(g *Group) (*liveCG, error) {
+	l := &liveCG{cg: s.cg}
+	var err error
+	for _, v := range g.volumes {
+		x, ok := s.volumes[v]
+		if !ok {
+			continue
+		}
+		if x.table != nil {
+			l.tables = append(l.tables, x.table)
+		}
+		switch m := v.Membership(); {
+		case !x.partial && !m.Whole():
+			l.whole = append(l.whole, wholeMark{v, m.turn})
+		case x.partial && m.Whole():
+			err = fmt.Errorf("CG %d: volume %s: %w: it is whole since CG %d, and the CG has a part of it only", s.cg, v.name, ErrState, m.WholeSince)
+		}
+	}
+	return l, err
+}
+
 // fits says whether the tables of a CG can be journaled at all: however empty the journal is, its own first part would
 // hold the tail. Waiting for room that cannot come would hold the group up for ever.
 func (c *control) fits(l *liveCG) error {
-	need := uint64(1)
+	need := uint64(1) + bytesToBlocks(uint64(len(l.whole))*wholeSize)
 	for _, t := range l.tables {
 		need += bytesToBlocks(uint64(t.n)*partEntrySize+uint64(len(t.zeroed))*rangeSize) + 2
 	}
@@ -125,6 +143,15 @@ func (c *control) stepCompletions() bool {
 
 // fill appends records to b up to the size of a piece.
 func (j *completion) fill(b []byte) ([]byte, error) {
+	for j.whole < len(j.cg.whole) && pieceBytes-len(b) >= wholeSize {
+		w := j.cg.whole[j.whole]
+		b = appendRecord(b, record{kind: recWhole, group: j.g.id, volume: w.vol.id, cg: j.cg.cg, turn: w.turn})
+		j.whole++
+		j.entries++
+	}
+	if j.whole < len(j.cg.whole) {
+		return b, nil // full
+	}
 	for j.table < len(j.cg.tables) {
 		t := j.cg.tables[j.table]
 		if !j.opened {

@@ -137,6 +137,9 @@ func (c *control) fail(err error) {
 	_ = c.journal.fail(err)
 	c.pool.failure.Store(&err)
 	c.spaceFreed() // writers that wait for room must learn of it
+	for _, g := range c.pool.groups {
+		g.takeGaps()
+	}
 	if f := c.pool.opts.OnFailure; f != nil {
 		f(err)
 	}

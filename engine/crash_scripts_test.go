@@ -42,6 +42,30 @@ func (h *history) someCG() error {
 		func() error { return h.put(b, at+10, 1) })
 }
 
+// withC leaves a third volume, which has joined and is in no CG yet.
+func withC(h *history) error {
+	return all(func() error { return linked(h) }, h.release, func() error { return h.join("c", 30) })
+}
+
+func (h *history) putC() error    { return h.put(h.vol("c"), 2, 5) }
+func (h *history) attachC() error { return h.attach(h.vol("c")) }
+func (h *history) asideC() error  { return h.aside(h.vol("c")) }
+func (h *history) rejoinC() error { return h.rejoin(h.vol("c")) }
+
+// join makes a volume and binds it.
+func (h *history) join(name string, blocks uint64) error {
+	return all(func() error { return h.create(name, blocks) }, func() error { return h.attach(h.vol(name)) })
+}
+
+// want compares the part of a volume in its group.
+func (h *history) want(name string, want Membership) error {
+	got := h.vol(name).Membership()
+	if got.turn = 0; got != want {
+		return fmt.Errorf("volume %s is %v, not %v", name, got, want)
+	}
+	return nil
+}
+
 func (h *history) wholeCG() error { return all(h.someCG, h.commit) }
 
 func nothing(*history) error { return nil }
@@ -92,13 +116,46 @@ var scripts = []script{
 	}},
 	{name: "volumes are made and deleted", prepare: (*history).wholeCG, act: func(h *history) error {
 		return all(
-			func() error { return h.create("c", 30) },
+			func() error { return h.join("c", 30) },
 			func() error { return h.put(h.vol("c"), 7, 5) }, h.wholeCG, h.settle, h.checkpoint,
 			func() error { return h.remove(h.vol("c")) },
 			// The pair of c's page is not for d: the newest root names it until the next one is durable.
-			func() error { return h.create("d", 10) }, func() error { return h.put(h.vol("d"), 0, 5) }, h.wholeCG, h.settle, h.checkpoint,
-			func() error { return h.create("c", 10) }, h.checkpoint,
+			func() error { return h.join("d", 10) }, func() error { return h.put(h.vol("d"), 0, 5) }, h.wholeCG, h.settle, h.checkpoint,
+			func() error { return h.join("c", 10) }, h.checkpoint,
 			func() error { return h.put(h.vol("c"), 0, 5) }, h.wholeCG)
+	}},
+	{name: "a volume becomes whole over several CGs", prepare: linked, act: func(h *history) error {
+		h.partial["c"] = true
+		put := func(n uint64) func() error { return func() error { return h.put(h.vol("c"), VBlock(n), n) } }
+		return all(
+			func() error { return h.create("c", 30) },
+			func() error { return h.attach(h.vol("c")) }, // refused: a CG is complete without it
+			h.release, h.wholeCG, // without it
+			func() error { return h.attach(h.vol("c")) },
+			put(3), h.wholeCG, put(5), h.someCG, h.seal, h.link, h.discard, put(7), h.wholeCG, h.settle, h.checkpoint, put(9), h.wholeCG,
+			func() error { h.partial["c"] = false; return nil },
+			put(4), h.someCG, h.seal, h.link, h.discard, // this would have made it whole
+			put(6), h.someCG, h.seal, h.link, h.revert, h.checkpoint, h.link, h.release, h.checkpoint, put(2), h.wholeCG,
+			func() error { return h.want("c", Membership{Standing: Awaited, WholeSince: h.acked.Final - 1}) })
+	}},
+	{name: "a volume is set aside and rejoins", prepare: withC, act: func(h *history) error {
+		return all(h.putC, h.asideC, h.wholeCG, h.checkpoint, h.rejoinC, h.attachC, h.putC, h.commit, h.settle,
+			h.putC, h.someCG, h.seal, h.asideC, h.link, h.release, h.commit, // it is part of the CG that is complete
+			func() error {
+				return h.want("c", Membership{Standing: SetAside, WholeSince: h.acked.Final - 2, AsideAt: h.acked.Final - 1})
+			})
+	}},
+	{name: "a volume is set aside at a CG that is discarded", prepare: withC, act: func(h *history) error {
+		return all(h.putC, h.seal, h.checkpoint, h.asideC, h.link, h.discard, h.commit,
+			func() error { return h.want("c", Membership{Standing: SetAside, AsideAt: h.acked.Final - 3}) },
+			h.someCG, h.seal, h.link, h.rejoinC, h.checkpoint, h.release, // it has no part in that
+			func() error { return h.want("c", Membership{}) })
+	}},
+	{name: "a volume rejoins before the CG that would have made it whole is final", prepare: withC, act: func(h *history) error {
+		return all(h.putC, h.seal, h.asideC, h.rejoinC, h.link, h.checkpoint, h.release,
+			func() error { return h.want("c", Membership{}) },
+			h.attachC, h.putC, h.commit, h.asideC, h.settle, h.someCG, h.seal, h.link,
+			func() error { return h.remove(h.vol("c")) }, h.release, h.commit, h.settle, h.checkpoint)
 	}},
 	{name: "fence", prepare: linked, act: func(h *history) error { return all(h.fence, h.release, h.fence, h.checkpoint, h.fence) }},
 	{name: "discard", prepare: linked, act: func(h *history) error {

@@ -24,6 +24,13 @@
 //   - What was acknowledged (complete, linked, final, reverted) is durable: data flushed
 //     before the record that depends on it is written, the record flushed before the answer.
 //   - Nothing on the devices is overwritten that the newest durable state needs.
+//   - A volume that the group waits for ([Awaited]) is part of every CG that becomes complete, until it is set aside or deleted.
+//     That is durable before it is waited for, and joining falls between two CGs that have all: no CG has a part of a volume that does not know of it.
+//     A volume made while nothing is complete in its group is awaited at once. One that is made later is not, before it
+//     joins: a copy that is to come must not hold back those that are there.
+//   - A volume is whole since the final CG that left nothing of its first copy out. Until then CGs may have parts of
+//     it, and it is no copy ([ErrNotWhole]); from then on a CG with a part of it only is refused, for what a final view shows of
+//     whole volumes is one state of all of them.
 //   - A fold changes only entries that every view still in use masks: it starts when no
 //     reader holds a view older than the CG.
 //   - The bitmap of the allocator is derived when a pool opens; it is never stored.

@@ -165,7 +165,7 @@ func (d *dumper) roots() {
 			d.line("group", dev, at, "%d %q: epoch %d, final %d, linked %d, complete %d, discarded through %d, folded %d", g.id, s.name, s.epoch, s.final, s.linked, s.complete, s.through, g.folded)
 		}
 		for _, v := range r.volumes {
-			d.line("volume", dev, at, "%d %q of group %d: %d bytes", v.id, v.name, v.group, v.size)
+			d.line("volume", dev, at, "%d %q of group %d: %d bytes, %v", v.id, v.name, v.group, v.size, v.member)
 		}
 		for _, x := range r.retired {
 			d.line("retired", dev, at, "physical blocks %d+%d", x.first, x.n)
@@ -221,7 +221,12 @@ func (r *record) describe() string {
 	case recGroup:
 		return fmt.Sprintf("%s %q", s, r.name)
 	case recVolume:
-		return fmt.Sprintf("%s volume %d %q: %d bytes", s, r.volume, r.name, r.size)
+		return fmt.Sprintf("%s volume %d %q: %d bytes, %v", s, r.volume, r.name, r.size, r.standing)
+	case recMember:
+		m := Membership{Standing: r.standing, AsideAt: r.cg}
+		return fmt.Sprintf("%s volume %d turn %d: %s", s, r.volume, r.turn, m.standing())
+	case recWhole:
+		return fmt.Sprintf("%s CG %d volume %d turn %d", s, r.cg, r.volume, r.turn)
 	case recVolumeDelete:
 		return fmt.Sprintf("%s volume %d", s, r.volume)
 	case recRetired:

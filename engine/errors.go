@@ -28,6 +28,10 @@ var (
 	ErrFailed = errors.New("pool stopped acknowledging")
 	// ErrPastEnd: a range past the end of its volume.
 	ErrPastEnd = errors.New("past the end of the volume")
+	// ErrNotWhole: blocks of the volume's first copy may be missing, so that it is no copy of anything.
+	ErrNotWhole = errors.New("volume is not whole: its first copy is not complete")
+	// ErrSetAside: the volume takes no updates, see [Group.SetAside].
+	ErrSetAside = errors.New("volume was set aside")
 	// ErrDropped: the update belongs to a CG that was discarded; it was ignored.
 	ErrDropped = errors.New("CG was discarded")
 )

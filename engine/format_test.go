@@ -50,7 +50,7 @@ func TestFormatBytes(t *testing.T) {
 
 	r := &root{checkpoint: 9, tail: journalPos{block: 700, seq: 33, prev: 0x1122334455667788}, nextGroup: 2, nextVolume: 5,
 		groups:  []catalogGroup{{id: 2, state: groupState{name: "bank", epoch: 3, final: 10, linked: 11, complete: 12, through: 8}, folded: 9}},
-		volumes: []catalogVolume{{id: 5, group: 2, size: 1 << 30, name: "debit"}},
+		volumes: []catalogVolume{{id: 5, group: 2, size: 1 << 30, name: "debit", member: Membership{SetAside, 7, 10, 3}}},
 		retired: []prange{{first: 900, n: 4}}, directory: []uint64{0xaabbccddeeff0010, 0, 0xaabbccddeeff0011}}
 	body := padBody(r.encodeBody())
 	writeHex(&out, "a root's header", r.encodeHeader(pool, body, len(r.encodeBody())))
@@ -74,13 +74,17 @@ func oneOfEachRecord() []record {
 	part = appendPartEntry(part, 9, logEntry{1001, 0x0fedcba987654321}, 0)
 	return []record{
 		{kind: recGroup, group: 2, name: "bank"},
-		{kind: recVolume, group: 2, volume: 5, size: 1 << 30, name: "debit"},
+		{kind: recVolume, group: 2, volume: 5, size: 1 << 30, name: "debit", standing: Awaited},
 		{kind: recVolumeDelete, group: 2, volume: 4},
 		{kind: recFence, group: 2, epoch: 3},
+		{kind: recMember, group: 2, volume: 5, cg: 11, standing: SetAside, turn: 1},
+		{kind: recMember, group: 2, volume: 5, standing: Unattached, turn: 2},
+		{kind: recMember, group: 2, volume: 5, standing: Awaited, turn: 3},
 		{kind: recBegin, group: 2, cg: 12},
+		{kind: recWhole, group: 2, volume: 5, cg: 12, turn: 3},
 		{kind: recZeroes, group: 2, volume: 5, cg: 12, body: appendRange(nil, vrange{100, 50})},
 		{kind: recPart, group: 2, volume: 5, cg: 12, base: 70, body: part},
-		{kind: recComplete, group: 2, cg: 12, entries: 3},
+		{kind: recComplete, group: 2, cg: 12, entries: 4},
 		{kind: recLinked, group: 2, cg: 12, epoch: 3},
 		{kind: recReverted, group: 2, cg: 12, epoch: 3, through: 14},
 		{kind: recFinal, group: 2, cg: 12, epoch: 3},
@@ -176,7 +180,7 @@ func TestFormatDocumentNamesWhatTheCodeHas(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := string(doc)
-	for k := recPart; k <= recBegin; k++ {
+	for k := recPart; k <= lastRecord; k++ {
 		if want := fmt.Sprintf("| %d | %v |", k, k); !strings.Contains(text, want) {
 			t.Errorf("FORMAT.md has no row %q", want)
 		}

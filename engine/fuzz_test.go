@@ -33,7 +33,7 @@ func FuzzRecord(f *testing.F) {
 // FuzzRootBody: bodies of any content, without a checksum in the way.
 func FuzzRootBody(f *testing.F) {
 	r := &root{nextGroup: 2, nextVolume: 5, groups: []catalogGroup{{id: 2, state: groupState{name: "g", final: 1}}},
-		volumes: []catalogVolume{{id: 5, group: 2, size: 8192, name: "v"}}, retired: []prange{{900, 4}}, directory: []uint64{7, 0, 9}}
+		volumes: []catalogVolume{{id: 5, group: 2, size: 8192, name: "v", member: Membership{Awaited, 3, 0, 1}}}, retired: []prange{{900, 4}}, directory: []uint64{7, 0, 9}}
 	f.Add(r.encodeBody())
 	f.Add((&root{}).encodeBody())
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -170,7 +170,7 @@ func TestReplayOfAnyRecords(t *testing.T) {
 			switch r.kind { // counts that fit, mostly: else nothing would become complete
 			case recBegin:
 				entries = 0
-			case recPart, recZeroes:
+			case recPart, recZeroes, recWhole:
 				entries++
 			case recComplete:
 				if r.entries > 0 {
@@ -208,8 +208,8 @@ func TestReplayOfAnyRecords(t *testing.T) {
 func genSmallRecord() *rapid.Generator[record] {
 	return rapid.Custom(func(t *rapid.T) record {
 		few := func(what string, most uint64) uint64 { return rapid.Uint64Range(1, most).Draw(t, what) }
-		r := record{kind: recordKind(rapid.IntRange(int(recPart), int(recBegin)).Draw(t, "kind")), group: uint32(rapid.SampledFrom([]uint64{1, 1, 1, 2}).Draw(t, "group"))}
-		if r.kind != recGroup && r.kind != recVolume && r.kind != recVolumeDelete && r.kind != recRetired {
+		r := record{kind: recordKind(rapid.IntRange(int(recPart), int(lastRecord)).Draw(t, "kind")), group: uint32(rapid.SampledFrom([]uint64{1, 1, 1, 2}).Draw(t, "group"))}
+		if r.kind != recGroup && r.kind != recVolume && r.kind != recVolumeDelete && r.kind != recRetired && r.kind != recMember {
 			r.cg = few("cg", 2)
 		}
 		switch r.kind {
@@ -228,6 +228,10 @@ func genSmallRecord() *rapid.Generator[record] {
 			r.volume, r.size, r.name = uint32(few("volume", 3)), 100*BlockSize, rapid.SampledFrom([]string{"v", "w"}).Draw(t, "name")
 		case recVolumeDelete:
 			r.volume = uint32(few("volume", 2))
+		case recMember:
+			r.volume, r.cg, r.standing, r.turn = uint32(few("volume", 2)), few("cg", 2), genStanding().Draw(t, "standing"), uint32(few("turn", 3))
+		case recWhole:
+			r.volume, r.turn = uint32(few("volume", 2)), uint32(few("turn", 3))
 		case recRetired:
 			r.first, r.blocks = PBlock(1500+few("first", 30)), few("blocks", 3)
 		}

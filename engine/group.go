@@ -27,6 +27,7 @@ type Group struct {
 	live    []*liveCG // complete and not yet folded, ascending
 	folding bool
 	folded  uint64    // newest CG that is part of the pointer tables
+	gaps    []gap     // see gap
 	ops     []groupOp // one at a time: a record is durable before the next command looks at the state
 	busy    bool
 	busyAt  journalPos // where the record of the operation in progress stands, if busy
@@ -37,12 +38,25 @@ type liveCG struct {
 	cg     uint64
 	tables []*cgTable
 	start  journalPos // of its first part: the journal's tail must not pass it
+	whole  []wholeMark
+}
+
+// wholeMark says that a volume, in that turn of its membership, is whole once the CG is final.
+type wholeMark struct {
+	vol  *Volume
+	turn uint32
 }
 
 // sealedCG collects the tables of one CG until every volume of the group is sealed.
 type sealedCG struct {
-	cg     uint64
-	tables map[*Volume]*cgTable // nil table: sealed without an update
+	cg      uint64
+	volumes map[*Volume]sealedVolume
+}
+
+// sealedVolume is what a CG does to a volume. A nil table: nothing. partial: and blocks of its first copy are still missing.
+type sealedVolume struct {
+	table   *cgTable
+	partial bool
 }
 
 // groupOp is a command on its way: decide says which record it needs, if any; applied runs when the record is
@@ -182,6 +196,7 @@ func (g *Group) apply(r *record) {
 		g.linked.Store(g.final.Load().with(r.cg, g.liveTables(r.cg)))
 	case recFinal:
 		g.final.Store(g.linked.Load())
+		g.becomeWhole(r.cg)
 		g.pool.ctl.startFold(g)
 	case recReverted:
 		if before.linked != g.state.linked {
@@ -190,7 +205,31 @@ func (g *Group) apply(r *record) {
 		if r.through > 0 {
 			g.discarded.Store(g.state.through)
 			g.received(g.state.through) // a number that was discarded is in use, too
+			g.changeEach(func(m Membership) Membership { return m.discarded(g.state.final, r.through) })
 			g.forget(g.state.through)
+		}
+	}
+}
+
+// becomeWhole carries out what the newest final CG says of volumes.
+func (g *Group) becomeWhole(cg uint64) {
+	for _, l := range g.live {
+		if l.cg == cg {
+			l.becomeWhole()
+		}
+	}
+}
+
+func (l *liveCG) becomeWhole() {
+	for _, w := range l.whole {
+		w.vol.change(w.vol.Membership().madeWhole(l.cg, w.turn))
+	}
+}
+
+func (g *Group) changeEach(f func(Membership) Membership) {
+	for _, v := range g.volumes {
+		if v != nil {
+			v.change(f(v.Membership()))
 		}
 	}
 }
@@ -240,9 +279,9 @@ func (g *Group) forget(through uint64) {
 			waiting = append(waiting, s)
 			continue
 		}
-		for _, t := range s.tables {
-			if t != nil {
-				drop = append(drop, t)
+		for _, x := range s.volumes {
+			if x.table != nil {
+				drop = append(drop, x.table)
 			}
 		}
 	}
@@ -250,11 +289,11 @@ func (g *Group) forget(through uint64) {
 	g.pool.ctl.whenUnread(func() { g.pool.releaseTables(drop) })
 }
 
-// seal takes a volume's table of a CG over from its writer; t is nil if there were no updates. Control loop only.
-func (g *Group) seal(vol *Volume, cg uint64, t *cgTable) {
-	if cg <= max(g.state.through, g.state.complete) {
-		if t != nil { // discarded meanwhile; nobody has seen it
-			g.pool.releaseTables([]*cgTable{t})
+// seal takes what a CG does to a volume over from its writer. Control loop only.
+func (g *Group) seal(vol *Volume, cg uint64, x sealedVolume) {
+	if cg <= max(g.state.through, g.state.complete) || vol.Membership().Standing != Awaited {
+		if x.table != nil { // discarded, or set aside, meanwhile; nobody has seen it
+			g.pool.releaseTables([]*cgTable{x.table})
 		}
 		return
 	}
@@ -265,23 +304,23 @@ func (g *Group) seal(vol *Volume, cg uint64, t *cgTable) {
 		}
 	}
 	if s == nil {
-		s = &sealedCG{cg: cg, tables: map[*Volume]*cgTable{}}
+		s = &sealedCG{cg: cg, volumes: map[*Volume]sealedVolume{}}
 		g.sealed = append(g.sealed, s)
 	}
-	s.tables[vol] = t
+	s.volumes[vol] = x
 }
 
 // unseal forgets what a writer sealed of a volume in CGs that are not being completed: its primary sends it again.
 func (g *Group) unseal(vol *Volume) {
 	for _, s := range g.sealed {
-		if t := s.tables[vol]; t != nil {
+		if t := s.volumes[vol].table; t != nil {
 			g.pool.releaseTables([]*cgTable{t})
 		}
-		delete(s.tables, vol)
+		delete(s.volumes, vol)
 	}
 }
 
-// ready returns the next CG to complete: the oldest that is sealed on every volume, once the one before is final.
+// ready returns the next CG to complete: the oldest that is sealed on every volume that is awaited, once the one before is final.
 func (g *Group) ready() *sealedCG {
 	if g.state.complete != g.state.final || len(g.sealed) == 0 {
 		return nil
@@ -294,10 +333,10 @@ func (g *Group) ready() *sealedCG {
 	}
 	s := g.sealed[oldest]
 	for _, v := range g.volumes {
-		if v == nil {
+		if v == nil || v.Membership().Standing != Awaited {
 			continue
 		}
-		if _, ok := s.tables[v]; !ok {
+		if _, ok := s.volumes[v]; !ok {
 			return nil
 		}
 	}

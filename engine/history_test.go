@@ -2,13 +2,13 @@ package engine
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/farside-storage/farside/ring"
@@ -30,6 +30,10 @@ type history struct {
 	changes map[key]uint64 // of the open CG
 	images  map[uint64]map[key]uint64
 	held    []heldView
+	partial map[string]bool // volumes of which more of the first copy is to come
+	// becoming are the volumes of which the complete CG has all, and how often they had rejoined then.
+	becoming map[string]int
+	rejoined map[string]int
 
 	// The crash that is ordered: the n-th event of this kind, over all incarnations.
 	crash   ringtest.Event
@@ -43,7 +47,13 @@ type history struct {
 // facts are what a group promises to keep.
 type facts struct {
 	Epoch, Final, Linked, Complete, Discarded uint64
-	Volumes                                   string // names and sizes in blocks
+	Volumes                                   [6]volumeFact // by name; then zeros
+}
+
+type volumeFact struct {
+	name   string
+	blocks uint64
+	Membership
 }
 
 type key struct {
@@ -70,7 +80,7 @@ func historyDevices(seed uint64) *ringtest.Devices {
 
 func newHistory(seed uint64) *history {
 	return &history{rng: rand.New(rand.NewPCG(seed, 1)), devs: historyDevices(seed), open: 1, changes: map[key]uint64{},
-		images: map[uint64]map[key]uint64{0: {}}}
+		images: map[uint64]map[key]uint64{0: {}}, partial: map[string]bool{}, becoming: map[string]int{}, rejoined: map[string]int{}}
 }
 
 // from is the same history, to go on with other devices.
@@ -78,6 +88,7 @@ func (h *history) from(devs *ringtest.Devices) *history {
 	n := *h
 	n.devs, n.pool, n.w, n.group, n.held = devs, nil, nil, nil, nil
 	n.changes, n.images = map[key]uint64{}, maps.Clone(h.images)
+	n.partial, n.becoming, n.rejoined = maps.Clone(h.partial), maps.Clone(h.becoming), maps.Clone(h.rejoined)
 	return &n
 }
 
@@ -106,7 +117,7 @@ func historyOptions() Options {
 	return Options{Manual: true, WriterBuffers: 3, WriterBufferBlocks: 4}
 }
 
-// openPool opens, and binds every volume to one writer.
+// openPool opens, and binds every volume that its group waits for to one writer.
 func (h *history) openPool() (err error) {
 	h.changes, h.group = map[key]uint64{}, nil
 	if h.pool, err = Open(h.devs, historyOptions()); err != nil {
@@ -120,6 +131,9 @@ func (h *history) openPool() (err error) {
 	for _, g := range h.pool.Groups() {
 		h.group = g
 		for _, v := range g.Volumes() {
+			if v.Membership().Standing != Awaited {
+				continue
+			}
 			if err := h.w.Bind(v); err != nil {
 				return err
 			}
@@ -202,43 +216,125 @@ func (h *history) ask(change func(*facts), do func() error) error {
 	return err
 }
 
-func (f *facts) list() []string {
-	if f.Volumes == "" {
-		return nil
+// volume gives what is known of a volume; add makes it known.
+func (f *facts) volume(name string) *volumeFact {
+	for i := range f.Volumes {
+		if f.Volumes[i].name == name {
+			return &f.Volumes[i]
+		}
 	}
-	return strings.Split(f.Volumes, " ")
+	panic(name)
 }
 
-func (f *facts) setList(l []string) {
-	slices.Sort(l)
-	f.Volumes = strings.Join(l, " ")
+func (f *facts) add(x volumeFact) {
+	*f.volume("") = x
+	f.sort()
+}
+
+func (f *facts) sort() {
+	slices.SortFunc(f.Volumes[:], func(a, b volumeFact) int {
+		if (a.name == "") != (b.name == "") {
+			return cmp.Compare(b.name, a.name)
+		}
+		return cmp.Compare(a.name, b.name)
+	})
+}
+
+// each changes what is known of every volume.
+func (f *facts) each(change func(*volumeFact)) {
+	for i := range f.Volumes {
+		if f.Volumes[i].name != "" {
+			change(&f.Volumes[i])
+		}
+	}
 }
 
 func (h *history) create(name string, blocks uint64) error {
-	return h.ask(func(f *facts) { f.setList(append(f.list(), fmt.Sprintf("%s:%d", name, blocks))) }, func() error {
+	return h.ask(func(f *facts) {
+		m := Membership{Standing: Unattached}
+		if f.Complete == 0 {
+			m.Standing = Awaited
+		}
+		f.add(volumeFact{name, blocks, m})
+	}, func() error {
 		v, err := h.pool.CreateVolume(context.Background(), "g", name, blocks*BlockSize)
 		if err != nil {
 			return err
 		}
 		h.group = v.group
-		return h.w.Bind(v)
+		if v.Membership().Standing == Awaited {
+			return h.w.Bind(v)
+		}
+		return nil
 	})
 }
 
-func (h *history) remove(v *Volume) error {
-	if err := h.w.Unbind(v); err != nil {
+// attach binds a volume for the first time, or the first since it rejoined. Where a CG is complete without it, that is refused.
+func (h *history) attach(v *Volume) error {
+	if h.acked.Complete != h.acked.Final {
+		if err := h.w.Bind(v); !errors.Is(err, ErrState) {
+			return fmt.Errorf("volume %s joined while a CG is complete without it: %v", v.name, err)
+		}
+		return nil
+	}
+	return h.ask(func(f *facts) { f.volume(v.name).Standing = Awaited }, func() error { return h.w.Bind(v) })
+}
+
+// aside sets a volume aside; what was received of it is gone.
+func (h *history) aside(v *Volume) error {
+	if v.writer.Load() != nil {
+		if err := h.group.SetAside(context.Background(), v.name); !errors.Is(err, ErrState) {
+			return fmt.Errorf("volume %s was set aside while it is bound: %v", v.name, err)
+		}
+	}
+	if err := h.release1(v); err != nil {
 		return err
 	}
+	err := h.ask(func(f *facts) { x := f.volume(v.name); x.Standing, x.AsideAt = SetAside, f.Complete },
+		func() error { return h.group.SetAside(context.Background(), v.name) })
+	if errors.Is(err, ErrJournalFull) && v.Membership().Standing == Awaited {
+		return errors.Join(err, h.w.Bind(v))
+	}
+	return err
+}
+
+func (h *history) rejoin(v *Volume) error {
+	if err := h.w.Bind(v); !errors.Is(err, ErrSetAside) {
+		return fmt.Errorf("volume %s was bound although it is set aside: %v", v.name, err)
+	}
+	err := h.ask(func(f *facts) { f.volume(v.name).Membership = Membership{} },
+		func() error { return h.group.Rejoin(context.Background(), v.name) })
+	if err == nil {
+		h.rejoined[v.name]++
+	}
+	return err
+}
+
+// release1 lets go of a volume, if it is bound.
+func (h *history) release1(v *Volume) error {
+	if v.writer.Load() == nil {
+		return nil
+	}
 	maps.DeleteFunc(h.changes, func(k key, _ uint64) bool { return k.vol == v.name })
+	return h.w.Unbind(v)
+}
+
+func (h *history) remove(v *Volume) error {
+	bound := v.writer.Load() != nil
+	if err := h.release1(v); err != nil {
+		return err
+	}
 	err := h.ask(func(f *facts) {
-		f.setList(slices.DeleteFunc(f.list(), func(x string) bool { return strings.HasPrefix(x, v.name+":") }))
+		*f.volume(v.name) = volumeFact{}
+		f.sort()
 	}, func() error { return h.pool.DeleteVolume(context.Background(), "g", v.name) })
-	if errors.Is(err, ErrJournalFull) {
+	if errors.Is(err, ErrJournalFull) && bound {
 		return errors.Join(err, h.w.Bind(v))
 	}
 	if err != nil {
 		return err
 	}
+	delete(h.becoming, v.name)
 	for cg, image := range h.images { // another volume may take the name; snapshots keep the image they have
 		image = maps.Clone(image)
 		maps.DeleteFunc(image, func(k key, _ uint64) bool { return k.vol == v.name })
@@ -286,9 +382,18 @@ func (h *history) seal() error {
 	image := maps.Clone(h.images[h.acked.Final])
 	maps.Copy(image, h.changes)
 	h.images[h.open] = image
+	h.becoming = map[string]int{}
 	err := h.ask(func(f *facts) { f.Complete = h.open }, func() error {
-		if err := h.w.Seal(h.open, h.group.Volumes()...); err != nil {
-			return err
+		for _, v := range h.awaited() {
+			seal := h.w.Seal
+			if h.partial[v.name] && !h.acked.volume(v.name).Whole() {
+				seal = h.w.SealPartial
+			} else {
+				h.becoming[v.name] = h.rejoined[v.name]
+			}
+			if err := seal(h.open, v); err != nil {
+				return err
+			}
 		}
 		for idle := false; ; {
 			s, err := h.group.State(context.Background())
@@ -328,7 +433,14 @@ func (h *history) revert() error {
 
 func (h *history) release() error {
 	cg := h.acked.Complete
-	return h.ask(func(f *facts) { f.Final = cg }, func() error { return h.group.Release(context.Background(), Command{h.acked.Epoch, cg}) })
+	return h.ask(func(f *facts) {
+		f.Final = cg
+		f.each(func(x *volumeFact) {
+			if n, ok := h.becoming[x.name]; ok && n == h.rejoined[x.name] && !x.Whole() {
+				x.WholeSince = cg
+			}
+		})
+	}, func() error { return h.group.Release(context.Background(), Command{h.acked.Epoch, cg}) })
 }
 
 // discard drops what is complete and not final, and what has been received of the open CG.
@@ -337,7 +449,10 @@ func (h *history) discard() error {
 	if h.acked.Complete > h.acked.Final {
 		c.CG = h.acked.Complete
 	}
-	err := h.ask(func(f *facts) { f.Linked, f.Complete, f.Discarded = f.Final, f.Final, h.open },
+	err := h.ask(func(f *facts) {
+		f.Linked, f.Complete, f.Discarded = f.Final, f.Final, h.open
+		f.each(func(x *volumeFact) { x.AsideAt = min(x.AsideAt, f.Final) })
+	},
 		func() error { return h.group.Discard(context.Background(), c, h.open) })
 	if err == nil {
 		h.open++
@@ -434,6 +549,8 @@ func (h *history) operation() error {
 		return h.kill()
 	case n < 97:
 		return h.changeSnapshots()
+	case n < 99:
+		return h.changeMembers()
 	default:
 		_, err := h.pool.Step()
 		return err
@@ -441,10 +558,15 @@ func (h *history) operation() error {
 }
 
 func (h *history) pick(most uint64) (*Volume, VBlock, uint64) {
-	vols := h.group.Volumes()
+	vols := h.awaited()
 	v := vols[h.rng.IntN(len(vols))]
 	n := min(1+h.rng.Uint64N(most), v.table.blocks())
 	return v, VBlock(h.rng.Uint64N(v.table.blocks() - n + 1)), n
+}
+
+// awaited lists the volumes that the group waits for.
+func (h *history) awaited() []*Volume {
+	return slices.DeleteFunc(h.group.Volumes(), func(v *Volume) bool { return v.Membership().Standing != Awaited })
 }
 
 // command moves the complete CG a step forward or back.
@@ -469,12 +591,36 @@ func (h *history) changeVolumes() error {
 	vols := h.group.Volumes()
 	if len(vols) < 4 {
 		h.made++
-		return h.create(fmt.Sprintf("n%d", h.made), 20)
+		name := fmt.Sprintf("n%d", h.made)
+		h.partial[name] = h.rng.IntN(3) > 0
+		return h.create(name, 20)
 	}
-	if len(h.group.live) > 0 {
+	v := vols[2+h.rng.IntN(2)] // a and b stay
+	if h.group.inProgress(v) {
 		return nil
 	}
-	return h.remove(vols[2+h.rng.IntN(2)]) // a and b stay
+	return h.remove(v)
+}
+
+// changeMembers has a volume that is neither a nor b join, be set aside or rejoin, or sends the last of its first copy.
+func (h *history) changeMembers() error {
+	vols := h.group.Volumes()
+	if len(vols) < 3 {
+		return nil
+	}
+	v := vols[2+h.rng.IntN(len(vols)-2)]
+	switch s := v.Membership().Standing; {
+	case s == SetAside:
+		return h.rejoin(v)
+	case s == Unattached:
+		return h.attach(v)
+	case h.partial[v.name]:
+		h.partial[v.name] = false
+		return nil
+	default:
+		h.partial[v.name] = true // in its next life
+		return h.aside(v)
+	}
 }
 
 func (h *history) changeSnapshots() error {
@@ -521,11 +667,11 @@ func factsOf(p *Pool) (f facts, err error) {
 		return f, err
 	}
 	f = facts{Epoch: s.Epoch, Final: s.Final, Linked: s.Linked, Complete: s.Complete, Discarded: s.Discarded}
-	var names []string
 	for _, v := range g.Volumes() {
-		names = append(names, fmt.Sprintf("%s:%d", v.name, v.table.blocks()))
+		m := v.Membership()
+		m.turn = 0
+		f.add(volumeFact{v.name, v.table.blocks(), m})
 	}
-	f.setList(names)
 	return f, nil
 }
 
@@ -618,12 +764,15 @@ func (h *history) goOn(p *Pool, f facts) error {
 // another receives one more CG on what was recovered.
 func (h *history) another(p *Pool, g *Group, f facts, image map[key]uint64) error {
 	n := &history{pool: p, group: g, open: max(f.Complete, f.Discarded) + 1, version: h.version + 1000, acked: f,
-		changes: map[key]uint64{}, images: map[uint64]map[key]uint64{f.Final: image}}
+		changes: map[key]uint64{}, images: map[uint64]map[key]uint64{f.Final: image}, rejoined: map[string]int{}}
 	var err error
 	if n.w, err = p.NewWriter(); err != nil {
 		return err
 	}
 	for _, v := range g.Volumes() {
+		if v.Membership().Standing == SetAside {
+			continue
+		}
 		if err := errors.Join(n.w.Bind(v), n.put(v, 3, 5)); err != nil {
 			return err
 		}

@@ -94,9 +94,9 @@ func (i Inspection) walk(writers []*Writer, f func(PBlock, namer)) {
 			}
 		}
 		for _, s := range g.sealed {
-			for _, t := range s.tables {
-				if t != nil {
-					t.walk("sealed CG", false, f)
+			for _, x := range s.volumes {
+				if x.table != nil {
+					x.table.walk("sealed CG", false, f)
 				}
 			}
 		}

@@ -18,10 +18,14 @@ const (
 	recVolumeDelete                       // a volume was deleted
 	recRetired                            // physical blocks are bad
 	recBegin                              // the parts of a CG follow; what stands before of it does not count
+	recMember                             // the standing of a volume in its group changed
+	recWhole                              // among the parts of a CG: once it is final, the volume is whole
+
+	lastRecord = recWhole
 )
 
 func (k recordKind) String() string {
-	names := [...]string{"?", "PART", "ZEROES", "COMPLETE", "LINKED", "FINAL", "REVERTED", "FENCE", "GROUP", "VOLUME", "VOLUME DELETED", "RETIRED", "BEGIN"}
+	names := [...]string{"?", "PART", "ZEROES", "COMPLETE", "LINKED", "FINAL", "REVERTED", "FENCE", "GROUP", "VOLUME", "VOLUME DELETED", "RETIRED", "BEGIN", "MEMBER", "WHOLE"}
 	if int(k) < len(names) {
 		return names[k]
 	}
@@ -45,6 +49,9 @@ type record struct {
 	blocks  uint64 // recRetired
 	body    []byte // recPart, recZeroes: elements, see partEntry and appendRange
 	base    VBlock // recPart: the entries' virtual blocks count from here
+	// standing (recVolume, recMember): the new one. turn (recMember, recWhole): see Membership.
+	standing Standing
+	turn     uint32
 }
 
 const recordHeader = 8 // kind u16, zero u16, length of the body u32
@@ -82,7 +89,17 @@ func appendRecord(b []byte, r record) []byte {
 	case recVolume:
 		b = le.AppendUint32(b, r.volume)
 		b = le.AppendUint64(b, r.size)
+		b = le.AppendUint32(b, uint32(r.standing))
 		b = appendString(b, r.name)
+	case recMember:
+		b = le.AppendUint32(b, r.volume)
+		b = le.AppendUint64(b, r.cg)
+		b = le.AppendUint32(b, uint32(r.standing))
+		b = le.AppendUint32(b, r.turn)
+	case recWhole:
+		b = le.AppendUint32(b, r.volume)
+		b = le.AppendUint64(b, r.cg)
+		b = le.AppendUint32(b, r.turn)
 	case recVolumeDelete:
 		b = le.AppendUint32(b, r.volume)
 	case recRetired:
@@ -127,7 +144,11 @@ func decodeRecord(d *decoder) (record, error) {
 	case recGroup:
 		r.name = in.string("name")
 	case recVolume:
-		r.volume, r.size, r.name = in.u32("volume"), in.u64("size"), in.string("name")
+		r.volume, r.size, r.standing, r.name = in.u32("volume"), in.u64("size"), in.standing(), in.string("name")
+	case recMember:
+		r.volume, r.cg, r.standing, r.turn = in.u32("volume"), in.u64("cg"), in.standing(), in.u32("turn")
+	case recWhole:
+		r.volume, r.cg, r.turn = in.u32("volume"), in.u64("cg"), in.u32("turn")
 	case recVolumeDelete:
 		r.volume = in.u32("volume")
 	case recRetired:
@@ -146,6 +167,8 @@ func decodeRecord(d *decoder) (record, error) {
 	}
 	return r, nil
 }
+
+const wholeSize = recordHeader + 20 // of a WHOLE record
 
 // fittingRecords returns the length of as many whole records from the front of b as fit into limit bytes.
 func fittingRecords(b []byte, limit int) int {

@@ -9,10 +9,14 @@ import (
 	"pgregory.net/rapid"
 )
 
+func genStanding() *rapid.Generator[Standing] {
+	return rapid.SampledFrom([]Standing{Unattached, Awaited, SetAside})
+}
+
 func genRecord() *rapid.Generator[record] {
 	return rapid.Custom(func(t *rapid.T) record {
 		u64 := func(what string) uint64 { return rapid.Uint64().Draw(t, what) }
-		r := record{kind: recordKind(rapid.IntRange(int(recPart), int(recBegin)).Draw(t, "kind")), group: rapid.Uint32().Draw(t, "group")}
+		r := record{kind: recordKind(rapid.IntRange(int(recPart), int(lastRecord)).Draw(t, "kind")), group: rapid.Uint32().Draw(t, "group")}
 		volume := func() uint32 { return rapid.Uint32().Draw(t, "volume") }
 		switch r.kind {
 		case recPart:
@@ -37,7 +41,11 @@ func genRecord() *rapid.Generator[record] {
 		case recGroup:
 			r.name = genName().Draw(t, "name")
 		case recVolume:
-			r.volume, r.size, r.name = volume(), u64("size"), genName().Draw(t, "name")
+			r.volume, r.size, r.name, r.standing = volume(), u64("size"), genName().Draw(t, "name"), genStanding().Draw(t, "standing")
+		case recMember:
+			r.volume, r.cg, r.standing, r.turn = volume(), u64("cg"), genStanding().Draw(t, "standing"), rapid.Uint32().Draw(t, "turn")
+		case recWhole:
+			r.volume, r.cg, r.turn = volume(), u64("cg"), rapid.Uint32().Draw(t, "turn")
 		case recVolumeDelete:
 			r.volume = volume()
 		case recRetired:

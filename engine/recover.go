@@ -274,7 +274,7 @@ func (r *recovery) loadTables() error {
 		r.groups[cg.id] = g
 	}
 	for _, cv := range r.root.volumes {
-		if err := r.addVolume(cv.group, cv.id, cv.name, cv.size); err != nil {
+		if err := r.addVolume(cv.group, cv.id, cv.name, cv.size, cv.member); err != nil {
 			return r.corrupt(z.rootSlot(r.root.checkpoint%2), "root", "catalog", err)
 		}
 	}
@@ -284,7 +284,7 @@ func (r *recovery) loadTables() error {
 	return r.loadPages()
 }
 
-func (r *recovery) addVolume(group, id uint32, name string, size uint64) error {
+func (r *recovery) addVolume(group, id uint32, name string, size uint64, m Membership) error {
 	g := r.groups[group]
 	if g == nil {
 		return fmt.Errorf("volume %q is of unknown group %d", name, group)
@@ -295,7 +295,7 @@ func (r *recovery) addVolume(group, id uint32, name string, size uint64) error {
 	if err := checkVolumeSize(size); err != nil {
 		return err
 	}
-	v, err := r.p.addVolume(g, id, name, size)
+	v, err := r.p.addVolume(g, id, name, size, m)
 	if err == nil {
 		r.volumes[id] = v
 	}
@@ -507,7 +507,7 @@ func (p *Pool) catalog(number uint64, tail journalPos) *root {
 		r.groups = append(r.groups, catalogGroup{id: g.id, state: g.state, folded: g.folded})
 		for _, v := range g.volumes {
 			if v != nil {
-				r.volumes = append(r.volumes, catalogVolume{id: v.id, group: g.id, size: v.size, name: v.name})
+				r.volumes = append(r.volumes, catalogVolume{id: v.id, group: g.id, size: v.size, name: v.name, member: v.Membership()})
 			}
 		}
 	}

@@ -198,9 +198,14 @@ func (r *recovery) replayRecord(rec *record) error {
 		if r.volumes[rec.volume] != nil {
 			return nil
 		}
-		return r.addVolume(rec.group, rec.volume, rec.name, rec.size)
+		return r.addVolume(rec.group, rec.volume, rec.name, rec.size, Membership{Standing: rec.standing})
 	case recVolumeDelete:
 		return r.deleteVolume(rec.volume)
+	case recMember:
+		if v := r.volumes[rec.volume]; v != nil {
+			v.change(v.Membership().apply(rec))
+		}
+		return nil
 	}
 	if rec.cg != 0 && rec.cg <= g.folded && rec.kind != recReverted {
 		return nil // in the table pages already
@@ -218,6 +223,9 @@ func (r *recovery) replayCG(g *Group, rec *record) error {
 		return nil
 	case recPart, recZeroes:
 		return r.replayPart(r.building[key], rec)
+	case recWhole:
+		r.replayWhole(r.building[key], rec)
+		return nil
 	case recComplete:
 		b := r.building[key]
 		if b == nil {
@@ -235,6 +243,7 @@ func (r *recovery) replayCG(g *Group, rec *record) error {
 		if err := foldNow(g.live[0]); err != nil {
 			return err
 		}
+		g.live[0].becomeWhole()
 		g.live, g.folded = g.live[1:], rec.cg
 	case recReverted:
 		if rec.through > 0 {
@@ -242,7 +251,21 @@ func (r *recovery) replayCG(g *Group, rec *record) error {
 		}
 	}
 	g.state.apply(rec)
+	if rec.kind == recReverted {
+		g.changeEach(func(m Membership) Membership { return m.discarded(g.state.final, rec.through) })
+	}
 	return nil
+}
+
+// replayWhole is replayPart for the mark of a volume that becomes whole.
+func (r *recovery) replayWhole(b *building, rec *record) {
+	if b == nil {
+		return
+	}
+	b.entries++
+	if v := r.volumes[rec.volume]; v != nil {
+		b.live.whole = append(b.live.whole, wholeMark{v, rec.turn})
+	}
 }
 
 // replayPart puts entries into the table of their volume. A part of a volume that was deleted

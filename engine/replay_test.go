@@ -36,7 +36,7 @@ func TestCheckpointKeepsRecordsInFlight(t *testing.T) {
 				p.nextVolume++
 				return &record{kind: recVolume, volume: p.nextVolume, size: 100 * BlockSize, name: "w"}, nil
 			}, applied: func(x *record) {
-				if _, err := p.addVolume(g, x.volume, x.name, x.size); err != nil {
+				if _, err := p.addVolume(g, x.volume, x.name, x.size, Membership{Standing: x.standing}); err != nil {
 					t.Error(err)
 				}
 			}, reply: done})

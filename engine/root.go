@@ -44,6 +44,7 @@ type catalogVolume struct {
 	id, group uint32
 	size      uint64 // bytes
 	name      string
+	member    Membership
 }
 
 // prange is a run of physical blocks.
@@ -79,6 +80,10 @@ func (r *root) encodeBody() []byte {
 		b = le.AppendUint32(b, v.id)
 		b = le.AppendUint32(b, v.group)
 		b = le.AppendUint64(b, v.size)
+		b = le.AppendUint32(b, uint32(v.member.Standing))
+		b = le.AppendUint32(b, v.member.turn)
+		b = le.AppendUint64(b, v.member.WholeSince)
+		b = le.AppendUint64(b, v.member.AsideAt)
 		b = appendString(b, v.name)
 	}
 	for _, x := range r.retired {
@@ -99,7 +104,7 @@ func padBody(b []byte) []byte {
 func (r *root) decodeBody(body []byte) error {
 	d := &decoder{b: body}
 	r.nextGroup, r.nextVolume = d.u32("next group"), d.u32("next volume")
-	groups, volumes := d.count(54, "group count"), d.count(18, "volume count")
+	groups, volumes := d.count(54, "group count"), d.count(42, "volume count")
 	retired, pairs := d.count(16, "retired count"), d.count(8, "pair count")
 	for range groups {
 		g := catalogGroup{id: d.u32("group id")}
@@ -112,6 +117,7 @@ func (r *root) decodeBody(body []byte) error {
 	}
 	for range volumes {
 		v := catalogVolume{id: d.u32("volume id"), group: d.u32("group of volume"), size: d.u64("volume size")}
+		v.member = Membership{Standing: d.standing(), turn: d.u32("turn"), WholeSince: d.u64("whole since"), AsideAt: d.u64("set aside at")}
 		v.name = d.string("volume name")
 		r.volumes = append(r.volumes, v)
 	}

@@ -18,7 +18,8 @@ func genRoot() *rapid.Generator[*root] {
 				epoch: u64(), final: u64(), linked: u64(), complete: u64(), through: u64()}})
 		}
 		for range rapid.IntRange(0, 4).Draw(t, "volumes") {
-			r.volumes = append(r.volumes, catalogVolume{id: u32(), group: u32(), size: u64(), name: genName().Draw(t, "name")})
+			r.volumes = append(r.volumes, catalogVolume{id: u32(), group: u32(), size: u64(), name: genName().Draw(t, "name"),
+				member: Membership{genStanding().Draw(t, "standing"), u64(), u64(), u32()}})
 		}
 		for range rapid.IntRange(0, 4).Draw(t, "retired") {
 			r.retired = append(r.retired, prange{PBlock(u64()), u64()})

@@ -20,7 +20,7 @@ const (
 	superblockQuorum = 2
 
 	// FormatVersion is the version of the on-disk format that this package writes and reads.
-	FormatVersion = 1
+	FormatVersion = 2
 	// knownFeatures are the feature flags this package understands; a pool with any other is refused.
 	knownFeatures = 0
 

@@ -11,7 +11,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-var allowUnexported = cmp.AllowUnexported(superblock{}, poolDevice{}, zones{}, root{}, catalogGroup{}, catalogVolume{},
+var allowUnexported = cmp.AllowUnexported(superblock{}, poolDevice{}, zones{}, root{}, catalogGroup{}, catalogVolume{}, Membership{},
 	groupState{}, prange{}, journalPos{}, piece{}, record{}, vrange{}, logEntry{})
 
 // genName is a name as Format and CreateVolume take it.
@@ -169,11 +169,11 @@ func TestUnknownFormatIsRefused(t *testing.T) {
 		copies []uint64
 		want   string
 	}{
-		{"version 2", func(b []byte) { le.PutUint32(b[8:], 2) }, []uint64{0, 1, 2, 3}, "superblock copy 0: format version 2, this program knows version 1 only: "},
+		{"version 3", func(b []byte) { le.PutUint32(b[8:], 3) }, []uint64{0, 1, 2, 3}, "superblock copy 0: format version 3, this program knows version 2 only: "},
 		{"version 0", func(b []byte) { le.PutUint32(b[8:], 0) }, []uint64{0, 1, 2, 3}, "superblock copy 0: format version 0, "},
 		{"a feature", func(b []byte) { b[23] = 0x80 }, []uint64{0, 1, 2, 3}, "superblock copy 0: feature flags 0x8000000000000000 are not known to this program: "},
-		{"half a conversion", func(b []byte) { le.PutUint32(b[8:], 2) }, []uint64{2, 3}, "superblock copy 2: format version 2, "},
-		{"one copy", func(b []byte) { le.PutUint32(b[8:], 2) }, []uint64{3}, "superblock copy 3: format version 2, "},
+		{"half a conversion", func(b []byte) { le.PutUint32(b[8:], 3) }, []uint64{2, 3}, "superblock copy 2: format version 3, "},
+		{"one copy", func(b []byte) { le.PutUint32(b[8:], 3) }, []uint64{3}, "superblock copy 3: format version 3, "},
 	} {
 		devs := historyDevices(64)
 		if _, err := Format(devs, historyFormat()); err != nil {

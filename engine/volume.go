@@ -20,6 +20,7 @@ type Volume struct {
 	size   uint64
 	table  *table
 	writer atomic.Pointer[Writer]
+	member atomic.Pointer[Membership] // any goroutine may load it; the control loop stores
 }
 
 // ID tells the volume from all others of its pool, for good: one that is deleted and made again under its name has another.
@@ -133,7 +134,7 @@ func checkName(what, name string) error {
 }
 
 // CreateVolume adds a volume of size bytes to a group, which is made if there is none of that name. All of it reads as
-// zeros. From now on a CG of the group is complete only when this volume is sealed too.
+// zeros. The group waits for it from [Group.Join] on; in a group of which no CG is complete yet, at once.
 func (p *Pool) CreateVolume(ctx context.Context, group, name string, size uint64) (*Volume, error) {
 	if err := errors.Join(checkName("group", group), checkName("volume", name), checkVolumeSize(size)); err != nil {
 		return nil, err
@@ -156,11 +157,11 @@ func (p *Pool) CreateVolume(ctx context.Context, group, name string, size uint64
 				}
 				p.nextVolume++
 				id = p.nextVolume
-				return &record{kind: recVolume, volume: id, size: size, name: name}, nil
+				return &record{kind: recVolume, volume: id, size: size, name: name, standing: g.firstStanding()}, nil
 			},
 			applied: func(r *record) {
 				var v *Volume
-				if v, failed = p.addVolume(g, r.volume, r.name, r.size); failed == nil {
+				if v, failed = p.addVolume(g, r.volume, r.name, r.size, Membership{Standing: r.standing}); failed == nil {
 					made <- v
 				}
 			},
@@ -227,12 +228,13 @@ func (p *Pool) addGroup(id uint32, name string) *Group {
 	return g
 }
 
-func (p *Pool) addVolume(g *Group, id uint32, name string, size uint64) (*Volume, error) {
+func (p *Pool) addVolume(g *Group, id uint32, name string, size uint64, m Membership) (*Volume, error) {
 	t, err := newTable(size / BlockSize)
 	if err != nil {
 		return nil, err
 	}
 	v := &Volume{pool: p, group: g, id: id, name: name, size: size, table: t, slot: len(g.volumes)}
+	v.change(m)
 	g.volumes = append(g.volumes, v)
 	same := g.final.Load() == g.linked.Load()
 	g.final.Store(g.final.Load().withVolume(v.slot, v))
@@ -247,8 +249,8 @@ func (p *Pool) addVolume(g *Group, id uint32, name string, size uint64) (*Volume
 	return v, nil
 }
 
-// DeleteVolume removes a volume and releases its blocks. It must not be bound to a writer, and no CG of its group
-// may be between complete and folded.
+// DeleteVolume removes a volume and releases its blocks. It must not be bound to a writer. While the group waits for it (see [Awaited]), no
+// CG of the group may be between complete and folded; else, none that has blocks of it.
 func (p *Pool) DeleteVolume(ctx context.Context, group, name string) error {
 	g, err := p.Group(group)
 	if err != nil {
@@ -261,8 +263,8 @@ func (p *Pool) DeleteVolume(ctx context.Context, group, name string) error {
 				if v, err = g.Volume(name); err != nil {
 					return nil, err
 				}
-				if v.writer.Load() != nil || len(g.live) > 0 || p.ctl.completing(g) {
-					return nil, fmt.Errorf("volume %q of group %q: %w: it is being written; stop its primary or pause the group, then try again", name, group, ErrState)
+				if v.writer.Load() != nil || g.inProgress(v) {
+					return nil, fmt.Errorf("volume %q of group %q: %w: it is being written; stop its primary, and pause the group or set the volume aside, then try again", name, group, ErrState)
 				}
 				return &record{kind: recVolumeDelete, volume: v.id}, nil
 			},
@@ -272,6 +274,26 @@ func (p *Pool) DeleteVolume(ctx context.Context, group, name string) error {
 	})
 }
 
+// inProgress says whether a CG that is being completed, or complete and not folded, may be about the volume.
+func (g *Group) inProgress(v *Volume) bool {
+	if v.Membership().Standing == Awaited {
+		return len(g.live) > 0 || g.pool.ctl.completing(g)
+	}
+	has := func(l *liveCG) bool {
+		return slices.ContainsFunc(l.tables, func(t *cgTable) bool { return t.vol == v })
+	}
+	return slices.ContainsFunc(g.live, has) ||
+		slices.ContainsFunc(g.pool.ctl.completions, func(j *completion) bool { return j.g == g && has(j.cg) })
+}
+
+// firstStanding is that of a volume made now. Where nothing is complete, nothing stands still when the group waits for it.
+func (g *Group) firstStanding() Standing {
+	if g.state.complete > 0 || g.pool.ctl.completing(g) {
+		return Unattached
+	}
+	return Awaited
+}
+
 func (p *Pool) removeVolume(v *Volume) {
 	g := v.group
 	g.unseal(v)
@@ -279,9 +301,13 @@ func (p *Pool) removeVolume(v *Volume) {
 	p.mu.Lock()
 	delete(p.vols, volumeKey{g.name, v.name})
 	p.mu.Unlock()
-	view := g.final.Load().withVolume(v.slot, nil)
-	g.final.Store(view)
-	g.linked.Store(view)
+	final, same := g.final.Load().withVolume(v.slot, nil), g.final.Load() == g.linked.Load()
+	if same {
+		g.linked.Store(final)
+	} else {
+		g.linked.Store(g.linked.Load().withVolume(v.slot, nil))
+	}
+	g.final.Store(final)
 	c := p.ctl
 	c.ckpt.drop(v)
 	c.whenUnread(func() {

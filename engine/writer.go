@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/bits"
@@ -97,17 +98,21 @@ func (p *Pool) NewWriter() (*Writer, error) {
 }
 
 // Bind makes the writer the one that takes updates of vol. What an earlier writer had received of it,
-// and no CG has been completed with, is forgotten: the primary sends it again.
+// and no CG has been completed with, is forgotten: the primary sends it again. A volume that its group does not wait for yet joins it, which
+// is refused while a CG without it is complete and not final: see [Group.Join].
 func (w *Writer) Bind(vol *Volume) error {
 	if !vol.writer.CompareAndSwap(nil, w) {
 		return fmt.Errorf("volume %s: %w: another writer has it", vol.name, ErrState)
 	}
 	var newest uint64
-	err := w.pool.callWait(func(reply func(error)) {
-		vol.group.unseal(vol)
-		newest = max(vol.group.state.complete, vol.group.state.through)
-		reply(w.pool.failed())
-	})
+	err := vol.group.join(context.Background(), vol, false)
+	if err == nil {
+		err = w.pool.callWait(func(reply func(error)) {
+			vol.group.unseal(vol)
+			newest = max(vol.group.state.complete, vol.group.state.through)
+			reply(w.pool.failed())
+		})
+	}
 	if err != nil {
 		vol.writer.Store(nil)
 		return err
@@ -241,7 +246,15 @@ func (w *Writer) Kick() error {
 // Seal ends CG cg for vols, which are bound to this writer: what was put of it is written, and handed over to be
 // completed once all other volumes of the group are sealed too. A volume
 // without updates must be sealed as well. ErrDropped: the CG was discarded.
-func (w *Writer) Seal(cg uint64, vols ...*Volume) error {
+//
+// Once the CG is final the volumes are whole: see [Membership].
+func (w *Writer) Seal(cg uint64, vols ...*Volume) error { return w.seal(cg, vols, false) }
+
+// SealPartial is Seal while blocks of the first copy of vols are still missing, which come with later CGs. A CG with a part of a
+// volume that is whole is refused: see [Options.OnRefused].
+func (w *Writer) SealPartial(cg uint64, vols ...*Volume) error { return w.seal(cg, vols, true) }
+
+func (w *Writer) seal(cg uint64, vols []*Volume, partial bool) error {
 	if err := w.drain(); err != nil {
 		return err
 	}
@@ -257,7 +270,7 @@ func (w *Writer) Seal(cg uint64, vols ...*Volume) error {
 		}
 		t := b.table
 		b.table, b.last = nil, cg
-		if !w.pool.ctl.post(func() { vol.group.seal(vol, cg, t) }) {
+		if !w.pool.ctl.post(func() { vol.group.seal(vol, cg, sealedVolume{t, partial}) }) {
 			return ErrClosed
 		}
 	}

@@ -1,0 +1,288 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// TestReq07_AVolumeThatJoinsHoldsNothingBack: a volume made in a running group is not waited for before it joins; from then on every CG has it, whatever
+// restarts, until it is set aside.
+func TestReq07_AVolumeThatJoinsHoldsNothingBack(t *testing.T) {
+	r := newRig(t, 101)
+	a := r.volume("g", "a", 40)
+	g := a.group
+	r.final(a, 1, 0, 5)
+	b, err := r.pool.CreateVolume(context.Background(), "g", "b", 40*BlockSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.final(a, 2, 3, 5) // without b
+	if m := b.Membership(); m != (Membership{}) {
+		t.Fatalf("a volume that nobody has attached is %v", m)
+	}
+	if err := r.w.Bind(b); err != nil {
+		t.Fatal(err)
+	}
+	r.write(a, 3, 0, 2)
+	r.seal(3, a)
+	if st := r.state(g); st.Complete != 2 {
+		t.Fatalf("CG 3 is complete without a volume that joined before: %+v", st)
+	}
+	r.reopen()
+	a, b, g = r.vol("g", "a"), r.vol("g", "b"), r.vol("g", "a").group
+	r.write(a, 3, 0, 2)
+	r.seal(3, a)
+	if st := r.state(g); st.Complete != 2 {
+		t.Fatalf("after a restart CG 3 is complete without it: %+v", st)
+	}
+	if err := r.w.Unbind(b); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.SetAside(context.Background(), "b"); err != nil {
+		t.Fatal(err)
+	}
+	r.settle()
+	if st := r.state(g); st.Complete != 3 {
+		t.Fatalf("the group waits for a volume that was set aside: %+v", st)
+	}
+	r.close()
+}
+
+// asks begins something that waits, and says later what came of it.
+func (r *rig) asks(f func(reply func(error))) func() (ended bool, err error) {
+	done := make(chan error, 1)
+	r.pool.ctl.post(func() { f(func(err error) { done <- err }) })
+	r.settle()
+	return func() (bool, error) {
+		select {
+		case err := <-done:
+			return true, err
+		default:
+			return false, nil
+		}
+	}
+}
+
+// joins begins to join.
+func (r *rig) joins(ctx context.Context, v *Volume) func() (bool, error) {
+	return r.asks(func(reply func(error)) {
+		g := v.group
+		g.gaps = append(g.gaps, gap{ctx: ctx, vol: v, settled: true, reply: reply, decide: func(m Membership) (*record, error) { return m.moves(Awaited, 0), nil }})
+		g.takeGaps()
+	})
+}
+
+// TestJoinWaitsForTheCGThatIsComplete: whoever sends to a volume must not take a CG for one that has it. So joining ends when a CG that is
+// complete without it is final or discarded.
+func TestJoinWaitsForTheCGThatIsComplete(t *testing.T) {
+	for _, end := range []string{"final", "discarded", "given up", "pool failed"} {
+		t.Run(end, func(t *testing.T) {
+			r := newRig(t, 102)
+			a := r.volume("g", "a", 40)
+			g := a.group
+			r.final(a, 1, 0, 5)
+			b, err := r.pool.CreateVolume(context.Background(), "g", "b", 40*BlockSize)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.write(a, 2, 0, 5)
+			r.seal(2, a)
+			if err := r.w.Bind(b); !errors.Is(err, ErrState) {
+				t.Fatalf("bound while CG 2 is complete without it: %v", err)
+			}
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			ended := r.joins(ctx, b)
+			if done, err := ended(); done {
+				t.Fatalf("joined while CG 2 is complete without it: %v", err)
+			}
+			want := Awaited
+			switch end {
+			case "final":
+				r.commit(g, 2)
+			case "discarded":
+				r.do(func(ctx context.Context, c Command) error { return g.Discard(ctx, c, 2) }, 2)
+			case "given up":
+				want = Unattached
+				cancel()
+				r.commit(g, 2)
+			case "pool failed":
+				want = Unattached
+				r.pool.ctl.post(func() { r.pool.ctl.fail(errors.New("planted")) })
+				if _, err := r.pool.Step(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			done, err := ended()
+			if !done || (err == nil) != (want == Awaited) || b.Membership().Standing != want {
+				t.Fatalf("ended %t with %v; it is %v", done, err, b.Membership())
+			}
+			if end != "pool failed" {
+				r.close()
+			}
+		})
+	}
+}
+
+// TestJoinWaitsForTheCGThatBecomesComplete: a CG that is being journaled was put together before.
+func TestJoinWaitsForTheCGThatBecomesComplete(t *testing.T) {
+	r := newRig(t, 105)
+	a := r.volume("g", "a", 40)
+	g := a.group
+	r.final(a, 1, 0, 5)
+	b, err := r.pool.CreateVolume(context.Background(), "g", "b", 40*BlockSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.write(a, 2, 0, 5)
+	if err := r.w.Seal(2, a); err != nil {
+		t.Fatal(err)
+	}
+	for !r.pool.ctl.completing(g) {
+		if _, err := r.pool.Step(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ended := r.asks(func(reply func(error)) {
+		g.gaps = append(g.gaps, gap{ctx: context.Background(), vol: b, settled: true, decide: func(m Membership) (*record, error) { return m.moves(Awaited, 0), nil },
+			reply: func(err error) {
+				if g.state.complete != 2 || g.state.final != 2 || r.pool.ctl.completing(g) {
+					err = errors.Join(err, errors.New("joined in the midst of a CG"))
+				}
+				reply(err)
+			}})
+		g.takeGaps()
+	})
+	r.commit(g, 2)
+	if done, err := ended(); !done || err != nil {
+		t.Fatalf("%t %v", done, err)
+	}
+	r.close()
+}
+
+// TestPartOfAWholeVolumeIsRefused: once a volume is whole, a CG that leaves something of it out is never shown. Before, it may take any number of CGs,
+// and what is whole is so from the CG on that is final.
+func TestPartOfAWholeVolumeIsRefused(t *testing.T) {
+	r := newRig(t, 103)
+	var refused []uint64
+	r.pool.opts.OnRefused = func(_ string, cg uint64, err error) {
+		if !errors.Is(err, ErrState) {
+			t.Error(err)
+		}
+		refused = append(refused, cg)
+	}
+	a, b := r.volume("g", "a", 40), r.volume("g", "b", 40)
+	g := a.group
+	cg := func(n uint64, seal func(uint64, ...*Volume) error) {
+		t.Helper()
+		r.write(b, n, VBlock(n), 3)
+		if err := seal(n, b); err != nil {
+			t.Fatal(err)
+		}
+		r.seal(n, a)
+	}
+	for n := uint64(1); n < 4; n++ {
+		cg(n, r.w.SealPartial)
+		r.commit(g, n)
+		if b.CheckWhole() == nil || !errors.Is(b.CheckWhole(), ErrNotWhole) || a.CheckWhole() != nil {
+			t.Fatalf("CG %d: %v, %v", n, a.Membership(), b.Membership())
+		}
+	}
+	cg(4, r.w.Seal)
+	if b.CheckWhole() == nil {
+		t.Fatal("whole by a CG that is not final")
+	}
+	r.commit(g, 4)
+	if want := (Membership{Standing: Awaited, WholeSince: 4}); b.Membership() != want || b.CheckWhole() != nil {
+		t.Fatalf("%v", b.Membership())
+	}
+	cg(5, r.w.SealPartial)
+	if st := r.state(g); st.Complete != 4 || len(refused) != 1 || refused[0] != 5 {
+		t.Fatalf("refused %v, %+v", refused, st)
+	}
+	r.do(func(ctx context.Context, c Command) error { return g.Discard(ctx, c, 5) }, 5)
+	cg(6, r.w.Seal)
+	r.commit(g, 6)
+	if b.Membership().WholeSince != 4 {
+		t.Fatalf("%v", b.Membership())
+	}
+	r.close()
+}
+
+func TestTheLastVolumeIsNotSetAside(t *testing.T) {
+	r := newRig(t, 104)
+	a, b := r.volume("g", "a", 40), r.volume("g", "b", 40)
+	if err := errors.Join(r.w.Unbind(a), r.w.Unbind(b), a.group.SetAside(context.Background(), "a"), a.group.SetAside(context.Background(), "a")); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.group.SetAside(context.Background(), "b"); !errors.Is(err, ErrState) {
+		t.Fatalf("the group waits for nothing: %v", err)
+	}
+	if err := r.w.Bind(a); !errors.Is(err, ErrSetAside) {
+		t.Fatal(err)
+	}
+	if err := a.group.Join(context.Background(), a); !errors.Is(err, ErrSetAside) {
+		t.Fatal(err)
+	}
+	r.close()
+}
+
+// TestMembershipReplays: the records of a volume's part, carried out once more from any of them on, over what later ones led to, lead to
+// the same. A checkpoint knows more than the journal at its tail.
+func TestMembershipReplays(t *testing.T) {
+	type event struct {
+		member *record
+		whole  uint64 // CG that is final and makes it whole
+		turn   uint32
+	}
+	carry := func(m Membership, e event) Membership {
+		if e.member != nil {
+			return m.apply(e.member)
+		}
+		return m.madeWhole(e.whole, e.turn)
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		states := []Membership{{Standing: rapid.SampledFrom([]Standing{Unattached, Awaited}).Draw(t, "first")}}
+		var events []event
+		sealed := event{}
+		for cg := uint64(1); cg < 30; cg++ {
+			m := states[len(states)-1]
+			var e event
+			switch n := rapid.IntRange(0, 2).Draw(t, "event"); {
+			case n == 0 && m.Standing == Awaited:
+				e.member = m.moves(SetAside, cg)
+			case n == 0 && m.Standing == SetAside:
+				e.member = m.moves(Unattached, 0)
+			case n == 0:
+				e.member = m.moves(Awaited, 0)
+			case n == 1 && m.Standing == Awaited && !m.Whole(): // a CG with it is complete
+				sealed = event{whole: cg, turn: m.turn}
+				continue
+			case sealed.whole > 0:
+				e, sealed = sealed, event{}
+			default:
+				continue
+			}
+			events, states = append(events, e), append(states, carry(m, e))
+		}
+		for known := range states {
+			for tail := range known + 1 {
+				for folded := range known + 1 {
+					got := states[known]
+					for i, e := range events[tail:] {
+						if e.member == nil && tail+i < folded {
+							continue // records of CGs that the table pages have are passed over
+						}
+						got = carry(got, e)
+					}
+					if want := states[len(states)-1]; got != want {
+						t.Fatalf("known %d, replayed from %d, folded %d of %+v: %+v, want %+v", known, tail, folded, events, got, want)
+					}
+				}
+			}
+		}
+	})
+}
