@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+	"pgregory.net/rapid"
 )
 
 func TestMain(m *testing.M) {
@@ -315,4 +316,51 @@ func TestNoAllocation(t *testing.T) {
 	}); n != 0 {
 		t.Errorf("%v allocations, want 0", n)
 	}
+}
+
+// MarkUsedEach does what MarkUsedOne does to each, up to the first that it refuses.
+func TestMarkUsedEach(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		const blocks = 300
+		newMap := func() *Map {
+			m, err := New(Options{Blocks: blocks, ExtentBlocks: 64})
+			if err == nil {
+				err = m.Retire(128, 3)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			return m
+		}
+		each, one := newMap(), newMap()
+		var bs []uint64
+		for range rapid.IntRange(0, 20).Draw(t, "runs") {
+			first := rapid.Uint64Range(0, blocks).Draw(t, "first")
+			for i := range rapid.Uint64Range(1, 70).Draw(t, "n") {
+				bs = append(bs, first+i)
+			}
+		}
+		n, err := each.MarkUsedEach(bs)
+		for i, b := range bs {
+			want := one.MarkUsedOne(b)
+			if want == nil {
+				continue
+			}
+			if i != n || err == nil || err.Error() != want.Error() {
+				t.Fatalf("block %d, the %d-th: %d were marked, then %v; one by one %v", b, i, n, err, want)
+			}
+			break
+		}
+		if err == nil && n != len(bs) {
+			t.Fatalf("%d of %d marked", n, len(bs))
+		}
+		for b := range uint64(blocks) {
+			if each.Used(b) != one.Used(b) {
+				t.Fatalf("block %d: used %t, one by one %t", b, each.Used(b), one.Used(b))
+			}
+		}
+		if err := errors.Join(each.Close(), one.Close()); err != nil {
+			t.Fatal(err)
+		}
+	})
 }

@@ -77,3 +77,47 @@ func (m *Map) Retire(first, n uint64) error {
 	t.flush()
 	return nil
 }
+
+// MarkUsedEach is [Map.MarkUsedOne] of each of bs, of which a few hundred at once are best: memory is asked for ahead, and blocks that
+// follow each other are set at once. It returns how many of them, from the front, were set; all, if there is no error.
+func (m *Map) MarkUsedEach(bs []uint64) (int, error) {
+	if m.started.Load() {
+		if len(bs) == 0 {
+			return 0, nil
+		}
+		return 0, m.MarkUsed(bs[0], 1)
+	}
+	m.askFor(bs)
+	for i := 0; i < len(bs); {
+		b := bs[i]
+		if b >= m.blocks.Load() {
+			return i, m.MarkUsed(b, 1)
+		}
+		w, mask, n := b>>6, uint64(1)<<(b&63), 1
+		for i+n < len(bs) && bs[i+n] == b+uint64(n) && bs[i+n]>>6 == w && bs[i+n] < m.blocks.Load() {
+			mask |= 1 << (bs[i+n] & 63)
+			n++
+		}
+		m.touch(w)
+		if old := m.used[w].Load(); old&mask == 0 && m.used[w].CompareAndSwap(old, old|mask) {
+			i += n
+			continue
+		}
+		if err := m.MarkUsedOne(b); err != nil {
+			return i, err
+		}
+		i++
+	}
+	return len(bs), nil
+}
+
+// askFor brings the words of bs into the processor's caches: loads do not wait for each other, as changes do.
+func (m *Map) askFor(bs []uint64) {
+	var sum uint64
+	for _, b := range bs {
+		if w := b >> 6; w < uint64(len(m.used)) {
+			sum |= m.used[w].Load()
+		}
+	}
+	_ = sum
+}

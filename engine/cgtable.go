@@ -87,6 +87,16 @@ func newCGTable(vol *Volume, cg uint64, mem *tableMemory) (*cgTable, error) {
 	return t, t.resize(minIndexBits)
 }
 
+// newCGTableFor is newCGTable for n entries: the index does not grow on the way.
+func newCGTableFor(vol *Volume, cg uint64, mem *tableMemory, n int) (*cgTable, error) {
+	indexBits := uint(minIndexBits)
+	for n >= 1<<indexBits/4*3 {
+		indexBits++
+	}
+	t := &cgTable{vol: vol, cg: cg, mem: mem}
+	return t, t.resize(indexBits)
+}
+
 // free gives the memory back. Nobody may look up any more.
 func (t *cgTable) free() {
 	for _, c := range t.chunks {

@@ -119,7 +119,7 @@ func offline(devs ring.Devices, f func(*recovery) error) error {
 		if err != nil {
 			return err
 		}
-		arena, err := ring.NewArena(scratchBlocks * BlockSize)
+		arena, err := ring.NewArena(recoveryBytes)
 		if err != nil {
 			return err
 		}
@@ -146,11 +146,6 @@ func (r *recovery) close() error {
 			for _, t := range l.tables {
 				t.free()
 			}
-		}
-	}
-	for _, b := range r.building {
-		for _, t := range b.live.tables {
-			t.free()
 		}
 	}
 	r.p.memory.close()

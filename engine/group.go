@@ -35,10 +35,11 @@ type Group struct {
 
 // liveCG is a complete CG whose tables are still needed: it is not folded yet.
 type liveCG struct {
-	cg     uint64
-	tables []*cgTable
-	start  journalPos // of its first part: the journal's tail must not pass it
-	whole  []wholeMark
+	cg       uint64
+	replayed *building // while the journal is replayed, instead of tables
+	tables   []*cgTable
+	start    journalPos // of its first part: the journal's tail must not pass it
+	whole    []wholeMark
 }
 
 // wholeMark says that a volume, in that turn of its membership, is whole once the CG is final.

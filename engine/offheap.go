@@ -97,3 +97,53 @@ func (s *slabs[T]) drain() {
 	}
 	s.free = nil
 }
+
+// hugeBytes is the size of a huge page where this runs; elsewhere it only says how memory is asked for.
+const hugeBytes = 2 << 20
+
+// region is memory that is taken front to back, up to a size that is known from the start; untouched parts cost address space only.
+//
+// What is in use is dense, so that from hugeBytes on it is in huge pages, whatever the system would do by itself: the kernel then
+// clears 2 MiB at once, at a seventh of the price of single pages, and lookups miss the TLB less. A small region stays in
+// small pages, and its end too: it never takes more than twice what is used, or than its size.
+type region struct {
+	all  []byte // as mapped
+	mem  []byte // of it, from a multiple of hugeBytes on
+	used uint64
+	huge uint64 // from hugeBytes on, up to here, huge pages were asked for
+}
+
+func newRegion(size uint64) (*region, error) {
+	if size <= hugeBytes {
+		all, err := mapSlice[byte](size)
+		return &region{all: all, mem: all, huge: size}, err
+	}
+	all, err := mapSlice[byte](size + hugeBytes)
+	if err != nil {
+		return nil, err
+	}
+	// Where the kernel gives huge pages to everybody, a table with few entries would take 2 MiB for its first ones. An old kernel
+	// that knows none refuses, and is right.
+	_ = unix.Madvise(all, unix.MADV_NOHUGEPAGE)
+	skip := -uint64(uintptr(unsafe.Pointer(&all[0]))) % hugeBytes
+	return &region{all: all, mem: all[skip : skip+size], huge: hugeBytes}, nil
+}
+
+// take returns the next n bytes, zeroed; there must be so many.
+func (r *region) take(n uint64) []byte {
+	p := r.mem[r.used : r.used+n]
+	r.used += n
+	for r.used > r.huge && r.huge+hugeBytes <= uint64(len(r.mem)) {
+		_ = unix.Madvise(r.mem[r.huge:r.huge+hugeBytes], unix.MADV_HUGEPAGE) // without them it is only slower
+		r.huge += hugeBytes
+	}
+	return p
+}
+
+// left is how many bytes can still be taken.
+func (r *region) left() uint64 { return uint64(len(r.mem)) - r.used }
+
+func (r *region) close() {
+	unmapSlice(r.all)
+	*r = region{}
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"sync"
 	"sync/atomic"
 
@@ -59,6 +60,14 @@ func (o *Options) fill() error {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	return nil
+}
+
+// processors says how many goroutines may share the work of opening a pool: a simulator wants one after the other.
+func (o *Options) processors() int {
+	if o.Manual {
+		return 1
+	}
+	return runtime.GOMAXPROCS(0)
 }
 
 // Pool is a set of raw devices that holds copies of volumes.

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 
 	"github.com/farside-storage/farside/alloc"
 	"github.com/farside-storage/farside/internal/plant"
@@ -56,11 +58,13 @@ type recovery struct {
 	p       *Pool
 	io      *controlIO
 	scratch []byte // pieceMaxBlocks+1 blocks at least
+	window  []byte // for streams; a pool that is open has other use for it
 	root    *root
 	groups  map[uint32]*Group
 	volumes map[uint32]*Volume
 	// building are CGs of which parts but no COMPLETE were replayed yet.
 	building map[buildKey]*building
+	memory   replayMemory // of these, and of those that are complete and not final; until the journal has ended
 	end      journalPos   // where the journal goes on
 	doubtful []journalPos // pieces of which none says that they were flushed
 	readOnly bool         // repair nothing
@@ -72,16 +76,11 @@ type buildKey struct {
 	cg    uint64
 }
 
-type building struct {
-	live    *liveCG
-	entries uint64
-}
-
 const scratchBlocks = 256
 
 // recover opens the pool on the calling goroutine, which becomes the control loop's. On error everything is given back.
 func (p *Pool) recover() (err error) {
-	arena, err := p.opts.Arenas.New((journalBuffers+checkpointBuffers)*pieceBytes + scratchBlocks*BlockSize)
+	arena, err := p.opts.Arenas.New(recoveryBytes)
 	if err != nil {
 		return err
 	}
@@ -93,7 +92,7 @@ func (p *Pool) recover() (err error) {
 	p.ctl = &control{pool: p, io: io}
 	p.ctl.ckpt.arena = arena
 	p.readers.wake = io.q.Wake
-	r := newRecovery(p, io, mem[(journalBuffers+checkpointBuffers)*pieceBytes:])
+	r := newRecovery(p, io, mem)
 	if err = r.load(); err == nil {
 		err = r.secure()
 	}
@@ -108,8 +107,13 @@ func (p *Pool) recover() (err error) {
 	return nil
 }
 
-func newRecovery(p *Pool, io *controlIO, scratch []byte) *recovery {
-	return &recovery{p: p, io: io, scratch: scratch,
+// recoveryBytes is how much memory for I/O a recovery wants: what is the journal's and the checkpointer's afterwards, and scratch.
+const recoveryBytes = windowBytes + scratchBlocks*BlockSize
+
+const windowBytes = (journalBuffers + checkpointBuffers) * pieceBytes
+
+func newRecovery(p *Pool, io *controlIO, mem []byte) *recovery {
+	return &recovery{p: p, io: io, window: mem[:windowBytes], scratch: mem[windowBytes:],
 		groups: map[uint32]*Group{}, volumes: map[uint32]*Volume{}, building: map[buildKey]*building{}}
 }
 
@@ -311,13 +315,8 @@ func (r *recovery) loadPages() error {
 	}
 	k.owner = make([]pageRef, len(dir))
 	copy(k.directory, dir)
-	for first := 0; first < len(dir); first += scratchBlocks {
-		n := min(scratchBlocks, len(dir)-first)
-		for slot := range uint8(2) {
-			if err := r.loadSlots(dir[first:first+n], uint32(first), slot); err != nil {
-				return err
-			}
-		}
+	if err := r.streamPages(); err != nil {
+		return err
 	}
 	for pair, e := range dir {
 		if e == 0 {
@@ -327,32 +326,68 @@ func (r *recovery) loadPages() error {
 	return nil
 }
 
-// loadSlots reads those pages of a run of pairs whose newest image is in slot.
-func (r *recovery) loadSlots(dir []uint64, first uint32, slot uint8) error {
-	lo, hi := -1, 0
-	for i, e := range dir {
-		if e != 0 && uint8(e&1) == slot {
-			if lo < 0 {
-				lo = i
+// slotRun is neighbouring pairs, and the slot that is read of them: some of them have their newest image there.
+type slotRun struct {
+	first, end uint32
+	slot       uint8
+}
+
+// slotRuns lists what is to be read of the table area, as it stands there, but for the order of the two halves.
+func slotRuns(dir []uint64) (runs []slotRun) {
+	const most = streamPiece / BlockSize
+	for base := 0; base < len(dir); base += most {
+		var of [2]slotRun
+		for i, e := range dir[base:min(base+most, len(dir))] {
+			if e == 0 {
+				continue
 			}
-			hi = i + 1
+			x := &of[e&1]
+			pair := uint32(base + i)
+			if x.end == 0 {
+				*x = slotRun{first: pair, slot: uint8(e & 1)}
+			}
+			x.end = pair + 1
+		}
+		for _, x := range of {
+			if x.end > 0 {
+				runs = append(runs, x)
+			}
 		}
 	}
-	if lo < 0 {
-		return nil
+	return runs
+}
+
+// streamPages reads the pages that the directory names.
+func (r *recovery) streamPages() error {
+	z, runs := &r.p.sb.zones, slotRuns(r.root.directory)
+	s := newStream(r.io, r.window, len(runs), func(i int) (block, n uint64) {
+		x := runs[i]
+		return z.tableSlot(x.first, x.slot), uint64(x.end - x.first)
+	})
+	for i, x := range runs {
+		err := s.need(i, i)
+		if err != nil {
+			err = r.corrupt(z.tableSlot(x.first, x.slot), "table page", "cannot be read", err)
+		} else {
+			err = r.loadRun(x, s.at(i))
+		}
+		if err != nil {
+			return errors.Join(err, s.close())
+		}
 	}
-	at := r.p.sb.zones.tableSlot(first+uint32(lo), slot)
-	buf := r.scratch[:(hi-lo)*BlockSize]
-	if err := r.io.read(0, at, buf); err != nil {
-		return r.corrupt(at, "table page", "cannot be read", err)
-	}
-	for i := lo; i < hi; i++ {
-		if dir[i] == 0 || uint8(dir[i]&1) != slot {
+	return s.close()
+}
+
+// loadRun takes those pages in that have their newest image in the slot that was read.
+func (r *recovery) loadRun(x slotRun, buf []byte) error {
+	for pair := x.first; pair < x.end; pair++ {
+		want := r.root.directory[pair]
+		if want == 0 || uint8(want&1) != x.slot {
 			continue
 		}
-		page := buf[(i-lo)*BlockSize : (i-lo+1)*BlockSize]
-		if err := r.loadPage(page, first+uint32(i), dir[i]); err != nil {
-			return r.corrupt(at+uint64(i-lo), "table page", fmt.Sprintf("pair %d slot %d", first+uint32(i), slot), err)
+		at := pair - x.first
+		if err := r.loadPage(buf[at*BlockSize:(at+1)*BlockSize], pair, want); err != nil {
+			return r.corrupt(r.p.sb.zones.tableSlot(pair, x.slot), "table page", fmt.Sprintf("pair %d slot %d", pair, x.slot), err)
 		}
 	}
 	return nil
@@ -364,7 +399,6 @@ func (r *recovery) loadPage(b []byte, pair uint32, want uint64) error {
 	}
 	d := &decoder{b: b}
 	magic, id, page, number := d.u32("magic"), d.u32("volume"), d.u64("page"), d.u64("checkpoint")
-	d.u64("reserved")
 	if magic != tablePageMagic || number > r.root.checkpoint {
 		return fmt.Errorf("magic %#x, checkpoint %d", magic, number)
 	}
@@ -377,8 +411,9 @@ func (r *recovery) loadPage(b []byte, pair uint32, want uint64) error {
 	}
 	v.table.pair[page] = pair + 1
 	r.p.ctl.ckpt.owner[pair] = pageRef{vol: v, page: uint32(page), pair: pair}
-	for i := range v.table.page(uint32(page)) {
-		v.table.entries[page*tablePageEntries+uint64(i)] = d.u64("entry")
+	entries := v.table.page(uint32(page))
+	for i := range entries {
+		entries[i] = le.Uint64(b[tablePageHeader+8*i:])
 	}
 	return nil
 }
@@ -406,17 +441,25 @@ func (r *recovery) settle() error {
 		}
 		g.receiving.Store(max(last, g.state.complete))
 	}
-	for _, b := range r.building { // parts without COMPLETE: the CG never was
-		for _, t := range b.live.tables {
-			t.free()
-		}
-	}
-	clear(r.building)
 	return nil
 }
 
 // F: the allocator learns what is linked. A block found twice, or outside of the data, is corruption.
 func (r *recovery) deriveBitmap() error {
+	if n := r.p.opts.processors(); n > 1 {
+		if err := r.markAll(n); err == nil {
+			return nil
+		}
+		// Which of two pointers to a block is found first depends on the order: what is reported shall not.
+		if err := r.p.alloc.Close(); err != nil {
+			return err
+		}
+	}
+	return r.markAll(1)
+}
+
+// markAll makes the allocator, with so many goroutines at work.
+func (r *recovery) markAll(goroutines int) error {
 	p, z := r.p, &r.p.sb.zones
 	last := p.sb.devices[len(p.sb.devices)-1]
 	var err error
@@ -431,12 +474,16 @@ func (r *recovery) deriveBitmap() error {
 			return r.corrupt(z.rootSlot(r.root.checkpoint%2), "root", "retired blocks, of the catalog or of the journal after it", err)
 		}
 	}
-	for _, v := range r.volumes {
-		if err := r.markTable(v); err != nil {
-			return err
+	for _, g := range p.groups {
+		for _, v := range g.volumes {
+			if v != nil {
+				if err := r.markTable(v, goroutines); err != nil {
+					return err
+				}
+			}
 		}
 	}
-	for _, g := range r.groups {
+	for _, g := range p.groups {
 		for _, l := range g.live {
 			for _, t := range l.tables {
 				t.blocks(func(b PBlock) {
@@ -473,28 +520,71 @@ func (p *Pool) retireMetadata() error {
 	return nil
 }
 
-func (r *recovery) markTable(v *Volume) error {
-	t := v.table
-	for b := VBlock(0); uint64(b) < t.blocks(); b++ {
-		if uint64(b)%tablePageEntries == 0 {
-			if next := t.skipUnused(b); next != b {
-				b = next - 1
-				continue
+// markPages is how many table pages a goroutine marks the blocks of before it takes more.
+const markPages = 64
+
+func (r *recovery) markTable(v *Volume, goroutines int) error {
+	pages := tablePages(v.table.blocks())
+	var next atomic.Uint64
+	work := func() error {
+		for {
+			first := next.Add(markPages) - markPages
+			if first >= pages {
+				return nil
+			}
+			if err := r.markPages(v, first, min(first+markPages, pages)); err != nil {
+				return err
 			}
 		}
-		e := t.load(b)
-		if e.block() == 0 {
+	}
+	goroutines = min(goroutines, int((pages+markPages-1)/markPages))
+	errs := make([]error, max(goroutines, 1))
+	var others sync.WaitGroup
+	for i := 1; i < goroutines; i++ {
+		others.Go(func() { errs[i] = work() })
+	}
+	errs[0] = work()
+	others.Wait()
+	return errors.Join(errs...)
+}
+
+func (r *recovery) markPages(v *Volume, first, end uint64) error {
+	var batch [tablePageEntries]uint64
+	for page := first; page < end; page++ {
+		lo := VBlock(page * tablePageEntries)
+		if v.table.skipUnused(lo) != lo {
 			continue
 		}
-		if err := r.p.alloc.MarkUsedOne(uint64(e.block())); err != nil {
-			at := r.p.sb.zones.tables
-			if pair := t.pair[uint64(b)/tablePageEntries]; pair != 0 {
-				at = r.p.sb.zones.tableSlot(pair-1, uint8(r.root.directory[pair-1]&1))
+		entries := v.table.page(uint32(page))
+		n := 0
+		for _, e := range entries {
+			if b := entry(e).block(); b != 0 {
+				batch[n] = uint64(b)
+				n++
 			}
-			return r.corrupt(at, "table page", fmt.Sprintf("volume %s block %d", v.name, b), err)
+		}
+		if k, err := r.p.alloc.MarkUsedEach(batch[:n]); err != nil {
+			return r.markedBadly(v, uint32(page), k, err)
 		}
 	}
 	return nil
+}
+
+// markedBadly tells of the k-th mapped block of a page, from 0.
+func (r *recovery) markedBadly(v *Volume, page uint32, k int, cause error) error {
+	at := r.p.sb.zones.tables
+	if pair := v.table.pair[page]; pair != 0 {
+		at = r.p.sb.zones.tableSlot(pair-1, uint8(r.root.directory[pair-1]&1))
+	}
+	for i, e := range v.table.page(page) {
+		if entry(e).block() == 0 {
+			continue
+		}
+		if k--; k < 0 {
+			return r.corrupt(at, "table page", fmt.Sprintf("volume %s block %d", v.name, uint64(page)*tablePageEntries+uint64(i)), cause)
+		}
+	}
+	panic("engine: a page has fewer mapped blocks than were marked")
 }
 
 // catalog makes the root of a checkpoint that begins now. Control loop only.

@@ -2,16 +2,32 @@ package engine
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 )
 
 // D: the journal, piece by piece from the root's tail on, until the chain ends.
 func (r *recovery) replay() error {
-	j := r.journalReader()
+	j := newJournalScan(r.journalReader(), r.window, r.root.tail.block)
+	err := errors.Join(r.replayChain(j), j.close())
+	for _, g := range r.p.groups {
+		for _, l := range g.live {
+			if err == nil {
+				err = l.replayed.index(r.p.memory)
+			}
+			l.replayed = nil
+		}
+	}
+	r.building = nil // parts without COMPLETE: that CG never was
+	r.memory.close()
+	return err
+}
+
+func (r *recovery) replayChain(j *journalScan) error {
 	pos := r.root.tail
 	for {
-		records, next, found, err := j.read(pos)
+		records, next, found, err := j.next(pos)
 		if err != nil {
 			return err
 		}
@@ -28,7 +44,7 @@ func (r *recovery) replay() error {
 	}
 	r.end = pos
 	r.p.repairs = append(r.p.repairs, j.notes...)
-	lost, err := j.brokenAt(pos, r.root.tail)
+	lost, err := j.broken(pos)
 	if err != nil {
 		return err
 	}
@@ -68,46 +84,52 @@ func (j *journalReader) note(block uint64, seq uint64) {
 }
 
 // read returns the records of the piece at pos, which stay valid until the next call, and the position after
-// it. It is where pos says, or, if it would not have fitted there, at the start of the next lap.
+// it.
 func (j *journalReader) read(pos journalPos) (records []byte, next journalPos, found bool, err error) {
-	at := pos.block
-	for {
-		if at%j.size < j.size {
-			p, rec, ok, err := j.at(at, pos)
-			if err != nil || ok {
-				return rec, journalPos{block: at + p.blocks(), seq: pos.seq + 1, prev: p.sum}, ok, err
-			}
-		}
-		if at%j.size == 0 || at != pos.block {
-			return nil, pos, false, nil
-		}
-		at += j.size - at%j.size
-	}
+	return j.follow(pos, func(block uint64) ([]byte, error) {
+		start := block % j.size
+		buf := j.buf[:min(pieceMaxBlocks, j.size-start)*BlockSize]
+		return buf, j.io.read(0, j.zone+start, buf)
+	})
 }
 
-// at looks for piece pos.seq at a block: itself, or, if its first copy is damaged, its twin.
-func (j *journalReader) at(block uint64, pos journalPos) (p piece, records []byte, ok bool, err error) {
-	start := block % j.size
-	n := min(pieceMaxBlocks, j.size-start)
-	buf := j.buf[:n*BlockSize]
-	if err := j.io.read(0, j.zone+start, buf); err != nil {
-		return p, nil, false, err
+// follow looks for the piece at pos. It is where pos says, or, if it would not have fitted there, at the start of the next lap. fetch
+// returns as many blocks as are there, up to those of the largest piece.
+func (j *journalReader) follow(pos journalPos, fetch func(block uint64) ([]byte, error)) (records []byte, next journalPos, found bool, err error) {
+	lap := placePiece(pos.block, pieceMaxBlocks, j.size)
+	for _, at := range []uint64{pos.block, lap} {
+		buf, err := fetch(at)
+		if err != nil {
+			return nil, pos, false, err
+		}
+		if p, rec, ok := j.at(at%j.size, buf, pos); ok {
+			return rec, journalPos{block: at + p.blocks(), seq: pos.seq + 1, prev: p.sum}, true, nil
+		}
+		if lap == pos.block {
+			break
+		}
 	}
+	return nil, pos, false, nil
+}
+
+// at looks for piece pos.seq in what was read from block start of the ring on: itself, or, if its first copy is damaged, its twin.
+func (j *journalReader) at(start uint64, buf []byte, pos journalPos) (p piece, records []byte, ok bool) {
+	two := len(buf) >= 2*BlockSize
 	if p, records, ok = j.parse(buf, pos); ok {
-		if p.flags&pieceTwin != 0 && (n < 2 || !bytes.Equal(buf[:BlockSize], buf[BlockSize:2*BlockSize])) {
+		if p.flags&pieceTwin != 0 && (!two || !bytes.Equal(buf[:BlockSize], buf[BlockSize:2*BlockSize])) {
 			j.note(start+1, pos.seq)
 		}
 		j.found(p, buf, start, 0)
-		return p, records, true, nil
+		return p, records, true
 	}
-	if n > 1 {
+	if two {
 		if p, records, ok = j.parse(buf[BlockSize:2*BlockSize], pos); ok && p.flags&pieceTwin != 0 {
 			j.note(start, pos.seq)
 			j.found(p, buf, start, 1)
-			return p, records, true, nil
+			return p, records, true
 		}
 	}
-	return p, nil, false, nil
+	return p, nil, false
 }
 
 func (j *journalReader) parse(buf []byte, pos journalPos) (p piece, records []byte, ok bool) {
@@ -116,37 +138,6 @@ func (j *journalReader) parse(buf []byte, pos journalPos) (p piece, records []by
 		return p, nil, false
 	}
 	return p, buf[pieceHeader : pieceHeader+p.length], true
-}
-
-// brokenAt tells a damaged journal from one that ends at pos: it looks for a piece after pos that says that the piece at pos had been
-// flushed. Pieces behind a torn end cannot say so.
-func (j *journalReader) brokenAt(pos, tail journalPos) (bool, error) {
-	chunk := uint64(len(j.buf) / BlockSize)
-	for at := uint64(0); at < j.size; at += chunk {
-		n := min(chunk, j.size-at)
-		if err := j.io.read(0, j.zone+at, j.buf[:n*BlockSize]); err != nil {
-			return false, err
-		}
-		for i := range n {
-			p, ok := openPiece(j.buf[i*BlockSize:n*BlockSize], j.pool)
-			if !ok || p.seq <= pos.seq || p.durable < pos.seq {
-				continue
-			}
-			if int(i)*BlockSize+pieceBytesOf(p.length) > int(n)*BlockSize {
-				if ok, err := j.wholeAt(at+i, p); err != nil || ok {
-					return ok, err
-				}
-				if err := j.io.read(0, j.zone+at, j.buf[:n*BlockSize]); err != nil {
-					return false, err
-				}
-				continue
-			}
-			if pieceSum(j.buf[i*BlockSize:], p.length) == p.sum {
-				return true, nil
-			}
-		}
-	}
-	return false, nil
 }
 
 // wholeAt checks a piece that did not fit into what was read.
@@ -219,7 +210,9 @@ func (r *recovery) replayCG(g *Group, rec *record) error {
 	switch rec.kind {
 	case recBegin:
 		r.dropBuilding(key)
-		r.building[key] = &building{live: &liveCG{cg: rec.cg, start: r.root.tail}}
+		b := &building{live: &liveCG{cg: rec.cg, start: r.root.tail}, memory: &r.memory}
+		b.live.replayed = b
+		r.building[key] = b
 		return nil
 	case recPart, recZeroes:
 		return r.replayPart(r.building[key], rec)
@@ -268,7 +261,7 @@ func (r *recovery) replayWhole(b *building, rec *record) {
 	}
 }
 
-// replayPart puts entries into the table of their volume. A part of a volume that was deleted
+// replayPart keeps what is in a part. A part of a volume that was deleted
 // before the checkpoint began only counts. A part without BEGIN is of a CG that was discarded before the
 // checkpoint began: the tail stands before BEGIN of every CG that mattered then.
 func (r *recovery) replayPart(b *building, rec *record) error {
@@ -276,61 +269,23 @@ func (r *recovery) replayPart(b *building, rec *record) error {
 		return nil
 	}
 	v := r.volumes[rec.volume]
-	var t *cgTable
-	if v != nil {
-		var err error
-		if t, err = b.table(v, rec.cg, r.p.memory); err != nil {
-			return err
-		}
-	}
 	if rec.kind == recZeroes {
-		for i := range len(rec.body) / rangeSize {
-			x := rangeAt(rec.body, i)
-			b.entries++
-			if t == nil {
-				continue
-			}
-			if err := v.checkRange(x.first, x.n); err != nil {
-				return err
-			}
-			t.zeroed = addRange(t.zeroed, x)
+		b.entries += uint64(len(rec.body) / rangeSize)
+		if v == nil {
+			return nil
 		}
+		return b.table(v).addRanges(rec)
+	}
+	b.entries += uint64(len(rec.body) / partEntrySize)
+	if v == nil {
 		return nil
 	}
-	for i := range len(rec.body) / partEntrySize {
-		rel, e, _ := partEntryAt(rec.body, i)
-		b.entries++
-		if t == nil {
-			continue
-		}
-		if err := v.checkRange(rec.base+VBlock(rel), 1); err != nil {
-			return err
-		}
-		if _, _, err := t.put(rec.base+VBlock(rel), e.block, e.sum); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (b *building) table(v *Volume, cg uint64, mem *tableMemory) (*cgTable, error) {
-	for _, t := range b.live.tables {
-		if t.vol == v {
-			return t, nil
-		}
-	}
-	t, err := newCGTable(v, cg, mem)
-	if err == nil {
-		b.live.tables = append(b.live.tables, t)
-	}
-	return t, err
+	return b.table(v).add(rec, &r.memory)
 }
 
 func (r *recovery) dropBuilding(key buildKey) {
 	if b := r.building[key]; b != nil {
-		for _, t := range b.live.tables {
-			t.free()
-		}
+		b.drop()
 		delete(r.building, key)
 	}
 }
@@ -343,9 +298,7 @@ func (r *recovery) discard(g *Group, through uint64) {
 			keep = append(keep, l)
 			continue
 		}
-		for _, t := range l.tables {
-			t.free()
-		}
+		l.replayed.drop()
 	}
 	g.live = keep
 	for key := range r.building {
@@ -370,14 +323,14 @@ func (r *recovery) deleteVolume(id uint32) error {
 		return nil
 	}
 	for _, l := range v.group.live { // the pool refuses that, see DeleteVolume
-		if slices.ContainsFunc(l.tables, func(t *cgTable) bool { return t.vol == v }) {
+		if slices.ContainsFunc(l.replayed.tables, func(t *replayedTable) bool { return t.vol == v }) {
 			return fmt.Errorf("volume %q: CG %d, which is complete and not final, has blocks of it", v.name, l.cg)
 		}
 	}
 	for _, b := range r.building { // an attempt that a restart ended: it can only begin anew
-		b.live.tables = slices.DeleteFunc(b.live.tables, func(t *cgTable) bool {
+		b.tables = slices.DeleteFunc(b.tables, func(t *replayedTable) bool {
 			if t.vol == v {
-				t.free()
+				t.drop(&r.memory)
 			}
 			return t.vol == v
 		})
@@ -398,32 +351,5 @@ func (r *recovery) deleteVolume(id uint32) error {
 	v.group.linked.Store(view)
 	p.ctl.ckpt.drop(v)
 	v.table.close()
-	return nil
-}
-
-// foldNow puts a CG into the pointer tables while a pool opens: nothing reads, and nothing is released
-// because the bitmap is derived afterwards.
-func foldNow(l *liveCG) error {
-	for _, t := range l.tables {
-		base := t.vol.table
-		for _, x := range t.zeroed {
-			for b := x.first; b < x.end(); b++ {
-				if next := base.skipUnused(b); next != b {
-					b = min(next, x.end()) - 1
-					continue
-				}
-				base.set(b, 0)
-			}
-		}
-		keys, err := t.sorted()
-		if err != nil {
-			return err
-		}
-		for _, k := range keys {
-			base.set(VBlock(k>>posBits), t.at(uint32(k&posMask)-1).entry())
-		}
-		unmapSlice(keys)
-		t.free()
-	}
 	return nil
 }

@@ -62,6 +62,21 @@ func (t *table) set(b VBlock, e entry) {
 	t.dirty[page/64] |= 1 << (page % 64)
 }
 
+// setAll is set of many entries that come in table order, or nearly; while a pool opens, when nobody reads.
+func (t *table) setAll(run []replayedEntry) error {
+	var entries []uint64
+	var first VBlock // of the page
+	for _, e := range run {
+		if uint64(e.at-first) >= uint64(len(entries)) {
+			page := uint64(e.at) / tablePageEntries
+			t.dirty[page/64] |= 1 << (page % 64)
+			entries, first = t.page(uint32(page)), VBlock(page*tablePageEntries)
+		}
+		entries[e.at-first] = uint64(e.entry())
+	}
+	return nil
+}
+
 // isDirty says whether an entry was set since the newest checkpoint began.
 func (t *table) isDirty() bool {
 	return slices.ContainsFunc(t.dirty, func(w uint64) bool { return w != 0 })
