@@ -95,7 +95,7 @@ func benchNodeWrite(b *testing.B, secondaries []string, deviceOnly bool) {
 		b.Fatal(err)
 	}
 	defer n.Close()
-	v := n.volumes[0]
+	v := n.Volumes()[0]
 	free := make(chan *Request, depth)
 	var calls [depth]ring.Call
 	for i := range depth {

@@ -131,7 +131,7 @@ func (c *Core) catchupRead(io *IO, v *volume) {
 	cn.readBytes -= int64(io.readCount * BlockSize)
 	if io.Err != nil {
 		c.catchupFailed(io, v, r)
-	} else if l := cn.front(); l != nil {
+	} else if l := cn.front(); l != nil && !r.apart {
 		io.parts[0].Inspect()
 		data := io.bounce.Bytes()[:io.readCount*BlockSize]
 		s := c.payload.get(io.bounce, data)
@@ -146,6 +146,7 @@ func (c *Core) catchupRead(io *IO, v *volume) {
 	io.replica = nil
 	c.reads = append(c.reads, io)
 	c.kickVolume(v)
+	c.checkGone(v)
 }
 
 func (c *Core) catchupFailed(io *IO, v *volume, r *replica) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 	"unsafe"
 
@@ -112,6 +113,10 @@ type Actions struct {
 	// Intent, if not nil, is to be written to the write-intent log, then made durable, then
 	// reported by Core.IntentDone. There is one at a time.
 	Intent *IntentWrite
+	// Reattach are connections to be ended and made anew, with another Attach.
+	Reattach []int
+	// Gone are volumes that have left (RemoveVolume): their devices are not used any more.
+	Gone []int
 	// Notices are for the operator's log.
 	Notices []Notice
 }
@@ -133,12 +138,13 @@ func (a *Actions) reset() {
 	clear(a.Device)
 	clear(a.Done)
 	clear(a.Manager)
-	*a = Actions{Device: a.Device[:0], Done: a.Done[:0], Ready: a.Ready[:0], Manager: a.Manager[:0], Notices: a.Notices[:0]}
+	*a = Actions{Device: a.Device[:0], Done: a.Done[:0], Ready: a.Ready[:0], Reattach: a.Reattach[:0], Gone: a.Gone[:0], Manager: a.Manager[:0], Notices: a.Notices[:0]}
 }
 
 // volume is one volume of a group.
 type volume struct {
 	index    int
+	logIndex int // in the newest snapshot of the write-intent log; -1: not there
 	spec     VolumeSpec
 	blocks   uint64
 	group    *group
@@ -148,6 +154,9 @@ type volume struct {
 	// one is the open CG's (number 0: before a manager said which CG is open).
 	gens    []generation
 	writing int // host writes that were admitted and have not ended
+	hosts   int // host requests that were submitted and have not ended
+	leaving bool
+	gone    bool // has left: nothing refers to it but its index
 	intent  volumeIntent
 	// retryAt: a catch-up read failed; none is tried before.
 	retryAt time.Duration
@@ -166,6 +175,7 @@ func (v *volume) changed() *bitmap { return v.gens[len(v.gens)-1].changed }
 type replica struct {
 	volume *volume
 	conn   *conn
+	apart  bool    // not in the list of its connection: it is about to join, or has left
 	handle uint32  // position in Attach
 	open   *bitmap // catch-up bits of the open CG
 	cut    *bitmap // catch-up bits of the CG that is cut and not drained
@@ -246,31 +256,50 @@ func (c *Core) addGroup(s GroupSpec) error {
 }
 
 func (c *Core) addVolume(g *group, s VolumeSpec) error {
+	if err := g.admits(s); err != nil {
+		return err
+	}
+	v := c.makeVolume(g, s)
+	for _, r := range v.replicas {
+		r.handle = uint32(len(r.conn.replicas))
+		r.conn.replicas = append(r.conn.replicas, r)
+	}
+	return nil
+}
+
+// admits says what is wrong with a volume.
+func (g *group) admits(s VolumeSpec) error {
 	for _, v := range g.volumes {
 		if v.spec.Name == s.Name {
 			return fmt.Errorf("volume %q is listed twice", s.Name)
 		}
 	}
+	if g.name == "" || len(g.name) > maxIntentName {
+		return fmt.Errorf("%q is not the name of a group", g.name)
+	}
+	for i, name := range s.Secondaries {
+		if slices.Contains(s.Secondaries[:i], name) {
+			return fmt.Errorf("volume %q: secondary %q is listed twice", s.Name, name)
+		}
+	}
 	if s.Name == "" || s.Size == 0 || s.Size%BlockSize != 0 {
 		return fmt.Errorf("volume %q of %d bytes: want a name and a size that is a multiple of %d", s.Name, s.Size, BlockSize)
 	}
-	v := &volume{index: len(c.volumes), spec: s, blocks: s.Size / BlockSize, group: g}
+	return nil
+}
+
+// makeVolume makes a volume with its copies, which are in no list yet.
+func (c *Core) makeVolume(g *group, s VolumeSpec) *volume {
+	v := &volume{index: len(c.volumes), logIndex: -1, spec: s, blocks: s.Size / BlockSize, group: g}
 	v.gens = []generation{{changed: newBitmap(v.blocks, &c.chunks)}}
 	c.volumes = append(c.volumes, v)
 	g.volumes = append(g.volumes, v)
 	for _, name := range s.Secondaries {
 		cn := c.connFor(g, name)
-		r := &replica{volume: v, conn: cn, handle: uint32(len(cn.replicas)),
-			open: newBitmap(v.blocks, &c.chunks), cut: newBitmap(v.blocks, &c.chunks), pending: newBitmap(v.blocks, &c.chunks)}
-		for _, other := range v.replicas {
-			if other.conn == cn {
-				return fmt.Errorf("volume %q: secondary %q is listed twice", s.Name, name)
-			}
-		}
-		v.replicas = append(v.replicas, r)
-		cn.replicas = append(cn.replicas, r)
+		v.replicas = append(v.replicas, &replica{volume: v, conn: cn,
+			open: newBitmap(v.blocks, &c.chunks), cut: newBitmap(v.blocks, &c.chunks), pending: newBitmap(v.blocks, &c.chunks)})
 	}
-	return nil
+	return v
 }
 
 func (c *Core) connFor(g *group, secondary string) *conn {
@@ -280,6 +309,9 @@ func (c *Core) connFor(g *group, secondary string) *conn {
 		}
 	}
 	cn := &conn{index: len(c.conns), group: g, secondary: secondary}
+	if g.open != 0 {
+		cn.open = cn.newLane(g.open)
+	}
 	c.conns = append(c.conns, cn)
 	g.conns = append(g.conns, cn)
 	return cn
@@ -326,6 +358,9 @@ func (c *Core) Tick(now time.Duration) {
 		if g.hold != holdNone && now >= g.holdDeadline {
 			c.expireHold(g)
 		}
+		for _, cn := range g.conns {
+			c.tryRegroup(cn)
+		}
 		for _, v := range g.volumes {
 			if v.retryAt != 0 && now >= v.retryAt {
 				v.retryAt = 0
@@ -351,6 +386,11 @@ func (c *Core) nextDue() time.Duration {
 	for _, g := range c.groups {
 		if g.hold != holdNone && g.holdDeadline < next {
 			next = g.holdDeadline
+		}
+		for _, cn := range g.conns {
+			if cn.regroupBy > c.now && cn.regroupBy < next {
+				next = cn.regroupBy
+			}
 		}
 		for _, v := range g.volumes {
 			if v.retryAt != 0 && v.retryAt < next {

@@ -1,6 +1,8 @@
 package primary
 
 import (
+	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -60,6 +62,20 @@ func TestFirstCopyModel(t *testing.T) {
 			p.remake(rapid.IntRange(0, len(p.made)-1).Draw(t, "handle"))
 			p.connect()
 		}
+		made := 0
+		actions["add"] = func(t *rapid.T) {
+			if len(w.spec[0].Volumes) < 4 {
+				made++
+				w.add(fmt.Sprintf("v%d", made), w.peers[rapid.IntRange(0, len(w.peers)-1).Draw(t, "peer")])
+			}
+		}
+		actions["remove"] = func(t *rapid.T) {
+			volumes := w.spec[0].Volumes
+			v := volumes[rapid.IntRange(0, len(volumes)-1).Draw(t, "volume")]
+			if rapid.IntRange(0, 3).Draw(t, "really") == 0 && !w.last(v) {
+				_ = w.remove(v.Name) // refused while hosts use it
+			}
+		}
 		t.Repeat(actions)
 		endModel(t, w)
 		verified, partials = verified+w.verified, partials+w.partials
@@ -68,6 +84,16 @@ func TestFirstCopyModel(t *testing.T) {
 	if partials == 0 {
 		t.Error("no first copy was spread")
 	}
+}
+
+// last says whether a secondary would have no volume without v: then nothing of the group is there.
+func (w *world) last(v VolumeSpec) bool {
+	for _, s := range v.Secondaries {
+		if !slices.ContainsFunc(w.spec[0].Volumes, func(o VolumeSpec) bool { return o.Name != v.Name && slices.Contains(o.Secondaries, s) }) {
+			return true
+		}
+	}
+	return false
 }
 
 // tryCG forms a CG, if nothing is in the way, after so many catch-up reads.
@@ -105,9 +131,9 @@ func endModel(t *rapid.T, w *world) {
 	w.write(0, 0, 8192)
 	w.round()
 	for _, p := range w.peers {
-		for h, whole := range p.whole {
-			if !whole {
-				t.Fatalf("peer %d: the first copy of volume %d never ends: %+v", p.conn, h, w.core.Status())
+		for _, slot := range p.handles {
+			if !p.whole[slot] {
+				t.Fatalf("peer %d: the first copy of volume %s never ends: %+v", p.conn, p.volumes[slot], w.core.Status())
 			}
 		}
 	}

@@ -101,6 +101,7 @@ func (c *Core) cutCopy(r *replica) {
 	v := r.volume
 	ended := v.gens[len(v.gens)-2]
 	switch {
+	case r.apart: // no part of any CG
 	case !r.spread:
 		r.cut, r.open = r.open, r.cut // cut was empty: the one before is drained
 	case r.pending.count <= uint64(c.opt.FirstCopyRest)/BlockSize:

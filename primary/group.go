@@ -190,6 +190,9 @@ func (c *Core) restart(g *group, cg uint64) {
 	}
 	g.open, g.lastCut, g.drained, g.blocks = cg, 0, false, 0
 	g.lost, g.lostReason = 0, ""
+	for _, cn := range g.conns {
+		c.tryRegroup(cn)
+	}
 }
 
 func (c *Core) mergeGenerations(v *volume, cg uint64) {
@@ -265,6 +268,7 @@ func (c *Core) setFinal(g *group, final uint64) {
 		if cn.lacks != 0 && cn.lacks <= final {
 			c.finalWithout(cn)
 		}
+		c.tryRegroup(cn)
 	}
 	c.intent.finalMoved = true
 }
@@ -290,7 +294,7 @@ func (c *Core) forgetFinal(v *volume, final uint64) {
 		v.gens = append(v.gens[:0], v.gens[1:]...)
 	}
 	for _, r := range v.replicas {
-		if !r.synced && r.fullCG != 0 && v.group.vouches(r.fullCG, r.fullEpoch, final) {
+		if !r.synced && !r.apart && r.fullCG != 0 && v.group.vouches(r.fullCG, r.fullEpoch, final) {
 			r.synced, r.fullCG, r.whole, r.rest, r.hole = true, 0, "", false, false
 			r.lacking.reset()
 			c.intent.snapshotDue = true
@@ -370,7 +374,9 @@ func (c *Core) cut(g *group) {
 		}
 	}
 	for _, cn := range g.conns {
-		cn.cut, cn.open = cn.open, cn.newLane(g.open)
+		if cn.cut, cn.open = cn.open, cn.newLane(g.open); len(cn.replicas) == 0 {
+			cn.cut = nil // nobody there waits for a manifest
+		}
 	}
 }
 

@@ -84,6 +84,7 @@ func (c *Core) Submit(io *IO) {
 		return
 	}
 	v := c.volumes[io.Volume]
+	v.hosts++
 	io.first, io.last = io.Off/BlockSize, (io.Off+io.Len-1)/BlockSize
 	io.stage, io.head, io.tail = stageLock, nil, nil
 	v.locks.insert(io)
@@ -98,6 +99,8 @@ func (c *Core) check(io *IO) error {
 	}
 	v := c.volumes[io.Volume]
 	switch {
+	case v.leaving:
+		return fmt.Errorf("volume %q has been taken out of the configuration", v.spec.Name)
 	case io.Off > v.spec.Size || io.Len > v.spec.Size-io.Off:
 		return fmt.Errorf("volume %q: %d bytes at %d end past its size of %d", v.spec.Name, io.Len, io.Off, v.spec.Size)
 	case io.Op != OpWrite && io.Op != OpWriteZeroes && io.Op != OpTrim:
@@ -328,6 +331,7 @@ func (c *Core) finishWrite(io *IO, v *volume) {
 	}
 	io.dropBounce()
 	v.writing--
+	v.hosts--
 	v.group.writing--
 	c.unlock(io, v)
 	c.out.Done = append(c.out.Done, io)
@@ -356,7 +360,7 @@ func (c *Core) replicate(io *IO, v *volume) {
 		if io.Op != OpWrite {
 			bytes = int64(len(io.head) + len(io.tail))
 		}
-		if !c.streams(r.conn, bytes) {
+		if r.apart || !c.streams(r.conn, bytes) {
 			r.lack(io.first, count)
 			continue
 		}

@@ -3,6 +3,7 @@ package primary
 import (
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/farside-storage/farside/internal/plant"
@@ -138,9 +139,18 @@ func (s *intentState) nextWrite(c *Core) *IntentWrite {
 		s.startSnapshot(c)
 	} else {
 		s.write = IntentWrite{File: s.good, Off: s.end}
-		s.write.Data = appendRecord(nil, s.seq, s.index, s.chain, s.marks)
+		s.write.Data = appendRecord(nil, s.seq, s.index, s.chain, c.logged(s.marks))
 	}
 	return &s.write
+}
+
+// logged gives marks as the log writes them. The newest snapshot has their volumes: one is due as soon as a volume joins.
+func (c *Core) logged(marks []mark) []mark {
+	out := slices.Clone(marks)
+	for i := range out {
+		out[i].volume = c.volumes[out[i].volume].logIndex
+	}
+	return out
 }
 
 func (s *intentState) startSnapshot(c *Core) {
@@ -164,6 +174,10 @@ func (c *Core) intentLog() *IntentLog {
 		log.Groups = append(log.Groups, IntentGroup{g.name, g.final, g.epoch, g.leader})
 	}
 	for _, v := range c.volumes {
+		if v.logIndex = -1; v.gone {
+			continue
+		}
+		v.logIndex = len(log.Volumes)
 		iv := IntentVolume{Group: v.group.name, Name: v.spec.Name, Size: v.spec.Size,
 			Marks: make([]uint64, (v.intent.marked.size+63)/64)}
 		for _, r := range v.replicas {
@@ -243,6 +257,7 @@ func (s *intentState) failed(c *Core, err error) {
 	for _, io := range refused {
 		v := c.volumes[io.Volume]
 		io.Err = fmt.Errorf("volume %q: marking the region of a write at %d in the write-intent log: %w", v.spec.Name, io.Off, err)
+		v.hosts--
 		c.unlock(io, v)
 		c.out.Done = append(c.out.Done, io)
 		c.kickVolume(v)
@@ -257,6 +272,9 @@ func (s *intentState) tick(c *Core) {
 	}
 	s.rotateAt = c.now + c.opt.IntentLinger
 	for _, v := range c.volumes {
+		if v.gone {
+			continue
+		}
 		vi := &v.intent
 		vi.before, vi.touched = vi.touched, vi.before
 		vi.touched.reset()
@@ -348,6 +366,7 @@ func (c *Core) regionsSettled(io *IO, v *volume) {
 		c.intent.snapshotDue = true
 	}
 	vi.flushing.reset()
+	c.checkGone(v)
 }
 
 // FlushFailed reports that a flush of a volume's device failed, a host's or our own.

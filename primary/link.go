@@ -24,6 +24,7 @@ type link struct {
 	spec    ConnSpec
 	address string
 	ready   chan struct{} // the core has something to send
+	again   chan struct{} // the connection is to be made anew
 	batch   wire.Batch
 	zeroes  wire.ZeroRanges
 	quiet   string // the error that was logged last
@@ -37,9 +38,20 @@ func (l *link) run() {
 		if l.node.ctx.Err() != nil {
 			return
 		}
+		if errors.Is(err, errNothing) {
+			select {
+			case <-l.node.ctx.Done():
+				return
+			case <-l.again:
+			}
+			continue
+		}
 		l.report(err)
 		if attached {
 			pause = minBackoff
+		}
+		if errors.Is(err, ErrListChanged) {
+			continue
 		}
 		select {
 		case <-l.node.ctx.Done():
@@ -50,8 +62,15 @@ func (l *link) run() {
 	}
 }
 
+// errNothing: no volume has a copy there any more.
+var errNothing = errors.New("nothing to attach")
+
 // report logs an error once, not at every attempt.
 func (l *link) report(err error) {
+	if errors.Is(err, ErrListChanged) {
+		l.log(slog.LevelInfo, "attaching anew, with other volumes")
+		return
+	}
 	text := fmt.Sprint(err)
 	if text == l.quiet {
 		return
@@ -67,6 +86,15 @@ func (l *link) log(level slog.Level, text string, args ...any) {
 
 // connect makes one connection and serves it until it ends. It says whether it came as far as streaming.
 func (l *link) connect() (attached bool, err error) {
+	select {
+	case <-l.again: // what it was about is in the list by now
+	default:
+	}
+	some := false
+	l.node.visit(func(c *Core) { some = c.attaches(l.index) })
+	if !some {
+		return false, errNothing
+	}
 	defer func() { l.node.visit(func(c *Core) { c.Down(l.index, err) }) }()
 	conn, err := wire.Dial(l.node.ctx, l.address, l.node.opt.Wire)
 	if err != nil {
@@ -89,6 +117,9 @@ func (l *link) attach(conn *wire.Conn) error {
 	}
 	var m *wire.Attach
 	l.node.visit(func(c *Core) { m = c.Attach(l.index, newUUID()) })
+	if m == nil {
+		return ErrListChanged
+	}
 	if err := conn.WriteMessage(m); err != nil {
 		return err
 	}
@@ -117,6 +148,9 @@ func (l *link) serve(conn *wire.Conn) error {
 		_ = conn.Close() // frees a sender that waits for the socket; readErr says why
 	}()
 	writeErr := l.send(conn, ended)
+	if errors.Is(writeErr, ErrListChanged) {
+		_ = conn.Close() // nothing of what was sent is in question
+	}
 	select {
 	case <-ended:
 	case <-time.After(lastWords): // the secondary may have said why, before it stopped reading
@@ -167,6 +201,8 @@ func (l *link) send(conn *wire.Conn, ended chan struct{}) error {
 			select {
 			case <-l.ready:
 				continue
+			case <-l.again:
+				return ErrListChanged
 			case <-ended:
 				return nil
 			}

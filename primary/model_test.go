@@ -22,7 +22,8 @@ type world struct {
 	spec   []GroupSpec
 	core   *Core
 	now    time.Duration
-	images [][]byte // of each volume's device
+	images [][]byte // of each volume's device, by index in the core
+	names  []string
 	flight []*DeviceIO
 	intent *IntentWrite
 	files  [2][]byte
@@ -30,6 +31,7 @@ type world struct {
 	acts   Actions
 	stamp  uint64
 	hosts  int // requests that have not ended
+	gone   int // volumes that have left
 	ended  []*IO
 	fresh  byte
 	// crowded: rounds have hosts write while a CG drains.
@@ -45,7 +47,7 @@ type world struct {
 	drained  uint64
 	lost     uint64
 	thawed   map[uint64]bool
-	cuts     map[uint64][][]byte // images at each cut
+	cuts     map[uint64]map[string][]byte // images at each cut, by volume
 	replies  []wire.Message
 	verified int
 	partials int // CGs with a volume that is not whole
@@ -53,17 +55,21 @@ type world struct {
 
 // peer is a secondary, reduced to one primary's connection.
 type peer struct {
-	w        *world
-	conn     int
-	volumes  []int             // by handle
-	made     []int             // by handle: how many times the volume was made again
-	whole    []bool            // by handle: final CGs have brought the whole first copy
-	partial  map[uint64][]bool // what manifests say, by CG and handle
+	w    *world
+	name string
+	conn int // index of the connection in the core
+	id   byte
+	// The volumes that the peer ever had stand in slots; handles gives those that are attached.
+	volumes  []string
+	handles  []int
+	made     []int             // how many times the volume was made again
+	whole    []bool            // final CGs have brought the whole first copy
+	partial  map[uint64][]bool // what manifests say, by CG; of what is not attached: true
 	up       bool
 	stream   wire.UUID
 	known    bool
 	applied  uint64
-	finalImg [][]byte            // by handle
+	finalImg [][]byte            // by slot
 	overlay  map[uint64][]change // received and not final, by CG
 	digests  map[uint64][]wire.Digest
 	complete uint64
@@ -74,7 +80,7 @@ type peer struct {
 }
 
 type change struct {
-	volume int // handle
+	volume int // handle, and slot once received
 	block  uint64
 	count  uint64
 	data   []byte // nil: zeros
@@ -87,10 +93,11 @@ type message struct {
 }
 
 func newWorld(tb rapid.TB, opt CoreOptions, spec []GroupSpec) *world {
-	w := &world{tb: tb, opt: opt, spec: spec, thawed: map[uint64]bool{}, cuts: map[uint64][][]byte{}, epoch: 1}
+	w := &world{tb: tb, opt: opt, spec: spec, thawed: map[uint64]bool{}, cuts: map[uint64]map[string][]byte{}, epoch: 1}
 	for _, g := range spec {
 		for _, v := range g.Volumes {
 			w.images = append(w.images, make([]byte, v.Size))
+			w.names = append(w.names, v.Name)
 		}
 	}
 	for v := range w.images { // devices that existed before
@@ -100,15 +107,11 @@ func newWorld(tb rapid.TB, opt CoreOptions, spec []GroupSpec) *world {
 	}
 	w.boot()
 	for i, cs := range w.core.Connections() {
-		p := &peer{w: w, conn: i, overlay: map[uint64][]change{}, digests: map[uint64][]wire.Digest{}, partial: map[uint64][]bool{}, window: 1 << 20}
+		p := &peer{w: w, name: cs.Secondary, conn: i, id: byte(i + 1), overlay: map[uint64][]change{}, digests: map[uint64][]wire.Digest{}, partial: map[uint64][]bool{}, window: 1 << 20}
 		for _, v := range spec[0].Volumes {
 			for _, s := range v.Secondaries {
 				if s == cs.Secondary {
-					idx, _ := w.core.Volume(spec[0].Name, v.Name)
-					p.volumes = append(p.volumes, idx)
-					p.finalImg = append(p.finalImg, make([]byte, v.Size))
-					p.made = append(p.made, 0)
-					p.whole = append(p.whole, false)
+					p.makeVolume(v)
 				}
 			}
 		}
@@ -123,6 +126,7 @@ func (w *world) boot() {
 		w.tb.Fatalf("NewCore: %v", err)
 	}
 	w.core = core
+	w.renumberPeers()
 	w.core.Tick(w.now)
 	w.pump()
 }
@@ -144,6 +148,7 @@ func (w *world) pump() {
 		w.flight = append(w.flight, d)
 		w.half(d, 0)
 	}
+	w.gone += len(w.acts.Gone)
 	for _, io := range w.acts.Done {
 		w.hosts--
 		w.ended = append(w.ended, io)
@@ -158,6 +163,15 @@ func (w *world) pump() {
 		cp := *w.acts.Intent
 		cp.Data = bytes.Clone(cp.Data)
 		w.intent = &cp
+	}
+	for _, i := range slices.Clone(w.acts.Reattach) { // the last thing: it comes back here
+		for _, p := range w.peers {
+			if p.conn == i && p.up {
+				p.drop(ErrListChanged)
+				p.connect()
+
+			}
+		}
 	}
 }
 
@@ -259,10 +273,61 @@ func (w *world) crash(outcome func() int, keep int) {
 		w.putIntent(w.intent, min(keep, len(w.intent.Data)))
 	}
 	w.flight, w.intent, w.hosts, w.ended = nil, nil, 0, nil
+	w.renumberVolumes()
 	for _, p := range w.peers {
 		p.up, p.net, p.credits = false, nil, nil
 	}
 	w.boot()
+}
+
+// renumberPeers finds the connections of a new core.
+func (w *world) renumberPeers() {
+	for i, c := range w.core.Connections() {
+		for _, p := range w.peers {
+			if p.name == c.Secondary {
+				p.conn = i
+			}
+		}
+	}
+}
+
+// renumberVolumes gives the devices the indexes that a new core gives to their volumes.
+func (w *world) renumberVolumes() {
+	images, names := w.images, w.names
+	w.images, w.names = nil, nil
+	for _, v := range w.spec[0].Volumes {
+		w.images, w.names = append(w.images, images[slices.Index(names, v.Name)]), append(w.names, v.Name)
+	}
+}
+
+// add has a volume join, with a copy on a peer.
+func (w *world) add(name string, p *peer) {
+	w.tb.Helper()
+	s := VolumeSpec{Name: name, Size: testBlocks * BlockSize, Secondaries: []string{p.name}}
+	handles := p.handles
+	p.makeVolume(s)
+	p.handles = handles // until it is attached
+	index, err := w.core.AddVolume("g", s)
+	if err != nil || index != len(w.images) {
+		w.tb.Fatalf("volume %d of %d was added: %v", index, len(w.images), err)
+	}
+	w.images, w.names = append(w.images, w.stamped(testBlocks*BlockSize)), append(w.names, name)
+	w.spec = []GroupSpec{{Name: "g", Volumes: append(slices.Clone(w.spec[0].Volumes), s)}}
+	w.pump()
+}
+
+// remove has a volume leave.
+func (w *world) remove(name string) error {
+	index, known := w.core.Volume("g", name)
+	if !known {
+		w.tb.Fatalf("no volume %q", name)
+	}
+	if err := w.core.RemoveVolume(index); err != nil {
+		return err
+	}
+	w.spec = []GroupSpec{{Name: "g", Volumes: slices.DeleteFunc(slices.Clone(w.spec[0].Volumes), func(v VolumeSpec) bool { return v.Name == name })}}
+	w.pump()
+	return nil
 }
 
 // --- manager
@@ -302,9 +367,9 @@ func (w *world) hold(timeout time.Duration) {
 func (w *world) thaw() bool {
 	n := w.open
 	w.manage(&wire.Thaw{Command: wire.Command{CG: n}})
-	snap := make([][]byte, len(w.images))
-	for i := range snap {
-		snap[i] = bytes.Clone(w.images[i])
+	snap := map[string][]byte{}
+	for i, img := range w.images {
+		snap[w.names[i]] = bytes.Clone(img)
 	}
 	w.pump()
 	w.held = 0
@@ -396,10 +461,19 @@ func (p *peer) drop(err error) {
 	p.w.pump()
 }
 
+func (p *peer) makeVolume(v VolumeSpec) {
+	p.handles = append(p.handles, len(p.volumes))
+	p.volumes = append(p.volumes, v.Name)
+	p.finalImg = append(p.finalImg, make([]byte, v.Size))
+	p.made = append(p.made, 0)
+	p.whole = append(p.whole, false)
+}
+
 // states tells of the volumes.
 func (p *peer) states() (states []wire.VolumeState) {
-	for h, img := range p.finalImg {
-		states = append(states, wire.VolumeState{Identity: wire.UUID{byte(p.conn + 1), byte(h), byte(p.made[h])}, Holds: len(bytes.Trim(img, "\x00")) > 0, Whole: p.whole[h]})
+	for _, h := range p.handles {
+		img := p.finalImg[h]
+		states = append(states, wire.VolumeState{Identity: wire.UUID{p.id, byte(h), byte(p.made[h])}, Holds: len(bytes.Trim(img, "\x00")) > 0, Whole: p.whole[h]})
 	}
 	return states
 }
@@ -420,6 +494,10 @@ func (p *peer) connect() {
 	w := p.w
 	w.fresh++
 	a := w.core.Attach(p.conn, wire.UUID{w.fresh, 1})
+	p.handles = nil
+	for _, v := range a.Volumes {
+		p.handles = append(p.handles, slices.Index(p.volumes, v.Name))
+	}
 	m := wire.Attached{Complete: p.complete, Window: p.window, Volumes: p.states()}
 	if p.known && a.Stream == p.stream {
 		m.Resumed, m.Applied = true, p.applied
@@ -500,7 +578,7 @@ func (p *peer) receive() bool {
 func (p *peer) take(m message) {
 	d := p.digests[m.cg]
 	if d == nil {
-		d = make([]wire.Digest, len(p.volumes))
+		d = make([]wire.Digest, len(p.handles))
 		p.digests[m.cg] = d
 	}
 	for _, ch := range m.changes {
@@ -510,7 +588,10 @@ func (p *peer) take(m message) {
 			d[ch.volume].AddUpdate(wire.Update{Volume: uint32(ch.volume), Block: ch.block, Count: uint32(ch.count)}, (&shared{data: ch.data}).blockSums())
 		}
 	}
-	p.overlay[m.cg] = append(p.overlay[m.cg], m.changes...)
+	for _, ch := range m.changes {
+		ch.volume = p.handles[ch.volume]
+		p.overlay[m.cg] = append(p.overlay[m.cg], ch)
+	}
 	if m.manifest != nil {
 		p.completed(m.manifest, d)
 	}
@@ -518,13 +599,20 @@ func (p *peer) take(m message) {
 
 // completed checks a CG that is complete: this is what everything is about.
 func (p *peer) completed(m *wire.Manifest, d []wire.Digest) {
+	some := false
+	p.partial[m.CG] = make([]bool, len(p.volumes))
+	for slot := range p.volumes {
+		p.partial[m.CG][slot] = true
+	}
 	for h := range d {
+		slot := p.handles[h]
 		want := d[h].Manifest(uint32(h))
 		want.Partial = m.Volumes[h].Partial
-		if want.Partial && p.whole[h] {
+		if want.Partial && p.whole[slot] {
 			p.w.tb.Fatalf("peer %d: CG %d is called partial for volume %d, which is whole", p.conn, m.CG, h)
 		}
-		p.partial[m.CG] = append(p.partial[m.CG], want.Partial)
+		p.partial[m.CG][slot] = want.Partial
+		some = some || want.Partial
 		if m.Volumes[h] != want {
 			p.w.tb.Fatalf("peer %d: manifest of CG %d says %+v, received %+v", p.conn, m.CG, m.Volumes[h], want)
 		}
@@ -533,20 +621,20 @@ func (p *peer) completed(m *wire.Manifest, d []wire.Digest) {
 	if snap == nil {
 		p.w.tb.Fatalf("peer %d: manifest of CG %d, which was never cut", p.conn, m.CG)
 	}
-	for h, img := range p.imageAt(m.CG) {
-		if m.Volumes[h].Partial {
+	for slot, img := range p.imageAt(m.CG) {
+		if p.partial[m.CG][slot] {
 			continue
 		}
-		want := snap[p.volumes[h]]
+		want := snap[p.volumes[slot]]
 		for b := 0; b < len(img); b += BlockSize {
 			if !bytes.Equal(img[b:b+BlockSize], want[b:b+BlockSize]) {
-				p.w.tb.Fatalf("peer %d: CG %d: block %d of volume %d differs from the primary's at the cut", p.conn, m.CG, b/BlockSize, h)
+				p.w.tb.Fatalf("peer %d: CG %d: block %d of volume %s differs from the primary's at the cut", p.conn, m.CG, b/BlockSize, p.volumes[slot])
 			}
 		}
 	}
 	p.complete = m.CG
 	p.w.verified++
-	if slices.Contains(p.partial[m.CG], true) {
+	if some {
 		p.w.partials++
 	}
 }

@@ -7,8 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/farside-storage/farside/ring"
@@ -38,6 +41,8 @@ type Options struct {
 	Wire wire.Options
 	// MaxBackoff bounds the pause between attempts to reach a secondary; 0 means 2 s.
 	MaxBackoff time.Duration
+	// Reload is called when a tool has the configuration read again (wire.Reload); its error is the answer. Nil: that is refused.
+	Reload func() error
 	// Log gets what operators should know; nil discards it.
 	Log *slog.Logger
 }
@@ -58,8 +63,7 @@ type Node struct {
 	instance wire.UUID
 	memory   buffers
 	files    *intentFiles
-	links    []*link
-	volumes  []*Volume
+	parts    atomic.Pointer[parts]
 
 	// ctx ends when the node closes.
 	ctx     context.Context
@@ -86,6 +90,13 @@ type Node struct {
 	idle     sync.Cond
 }
 
+// parts are what a node has of volumes and connections, by their indexes in the core. What it points at never changes: a change makes
+// another one, under Node.mu.
+type parts struct {
+	links   []*link
+	volumes []*Volume // those that have left stay, as their indexes do
+}
+
 // batch is memory for one visit to the core.
 type batch struct {
 	actions Actions
@@ -102,6 +113,9 @@ func Open(opt Options) (*Node, error) {
 	}
 	if n.opt.MaxBackoff == 0 {
 		n.opt.MaxBackoff = 2 * time.Second
+	}
+	if n.opt.Secondaries = maps.Clone(n.opt.Secondaries); n.opt.Secondaries == nil {
+		n.opt.Secondaries = map[string]string{}
 	}
 	n.idle.L = &n.mu
 	n.batches.New = func() any { return new(batch) }
@@ -167,23 +181,33 @@ func (n *Node) checkOptions() error {
 }
 
 func (n *Node) makeVolumes() {
+	p := &parts{}
 	for _, g := range n.opt.Groups {
 		for _, v := range g.Volumes {
-			n.volumes = append(n.volumes, &Volume{node: n, index: len(n.volumes), group: g.Name, name: v.Name, size: v.Size,
-				info: n.opt.Devices.Info()[len(n.volumes)]})
+			i := len(p.volumes)
+			p.volumes = append(p.volumes, &Volume{node: n, worker: n.worker, device: i, index: i, group: g.Name, name: v.Name, size: v.Size,
+				info: n.opt.Devices.Info()[i]})
 		}
 	}
+	p.links = n.newLinks(nil)
+	n.parts.Store(p)
+}
+
+// newLinks adds the links of connections that the core has and that are not in the list yet.
+func (n *Node) newLinks(have []*link) []*link {
+	have = slices.Clone(have)
+	for _, s := range n.core.Connections()[len(have):] {
+		have = append(have, &link{node: n, index: len(have), spec: s, address: n.opt.Secondaries[s.Secondary],
+			ready: make(chan struct{}, 1), again: make(chan struct{}, 1)})
+	}
+	return have
 }
 
 func (n *Node) start() {
 	n.clocks.Go(n.runTimer)
 	n.clocks.Go(n.runIntent)
-	for i, s := range n.core.Connections() {
-		l := &link{node: n, index: i, spec: s, address: n.opt.Secondaries[s.Secondary], ready: make(chan struct{}, 1)}
-		n.links = append(n.links, l)
-	}
 	n.visit(nil)
-	for _, l := range n.links {
+	for _, l := range n.parts.Load().links {
 		n.running.Go(l.run)
 	}
 	if n.opt.Listener != nil {
@@ -245,16 +269,29 @@ func signal(ch chan struct{}) {
 
 func (n *Node) perform(b *batch) {
 	a := &b.actions
+	parts := n.parts.Load()
 	b.calls = b.calls[:0]
 	for _, d := range a.Device {
+		v := parts.volumes[d.Device]
+		d.Device = v.device
 		if d.Done == nil {
 			d.Done = func(*ring.Call) { n.deviceDone(d) }
+		}
+		if v.worker != n.worker {
+			v.worker.Go(&d.Call)
+			continue
 		}
 		b.calls = append(b.calls, &d.Call)
 	}
 	n.worker.Go(b.calls...)
 	for _, i := range a.Ready {
-		signal(n.links[i].ready)
+		signal(parts.links[i].ready)
+	}
+	for _, i := range a.Reattach {
+		signal(parts.links[i].again)
+	}
+	for _, i := range a.Gone {
+		n.running.Go(parts.volumes[i].leave)
 	}
 	for _, io := range a.Done {
 		r := io.Owner.(*Request)
@@ -311,15 +348,24 @@ func (n *Node) runIntent() {
 
 // Volume finds a volume.
 func (n *Node) Volume(group, name string) (*Volume, error) {
-	i, ok := n.core.Volume(group, name) // fixed since NewCore
-	if !ok {
-		return nil, fmt.Errorf("volume %q of group %q: %w", name, group, ErrNoVolume)
+	for _, v := range n.Volumes() {
+		if v.group == group && v.name == name {
+			return v, nil
+		}
 	}
-	return n.volumes[i], nil
+	return nil, fmt.Errorf("volume %q of group %q: %w", name, group, ErrNoVolume)
 }
 
-// Volumes lists the volumes in the order of the options.
-func (n *Node) Volumes() []*Volume { return append([]*Volume(nil), n.volumes...) }
+// Volumes lists the volumes in the order of the options, then in that in which they were added. One that leaves is not
+// among them.
+func (n *Node) Volumes() (list []*Volume) {
+	for _, v := range n.parts.Load().volumes {
+		if !v.left.Load() {
+			list = append(list, v)
+		}
+	}
+	return list
+}
 
 // Status describes the node.
 func (n *Node) Status() Status {
@@ -365,6 +411,9 @@ func (n *Node) close() error {
 	// Catch-up reads are all that is left; those that end now start no others, for no
 	// secondary is attached any more.
 	errs = append(errs, n.worker.Close())
+	for _, v := range n.parts.Load().volumes {
+		errs = append(errs, v.closeWorker())
+	}
 	n.visit((*Core).SaveIntent)
 	n.mu.Lock()
 	for n.core.IntentPending() {

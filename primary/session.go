@@ -109,6 +109,8 @@ func (n *Node) listen(s *session) error {
 		switch m := m.(type) {
 		case *wire.Status:
 			s.push(&wire.StatusReply{JSON: n.statusJSON()})
+		case *wire.Reload:
+			n.running.Go(func() { n.reload(s) }) // opens devices, and may take its time
 		case wire.Commanded:
 			n.visit(func(c *Core) {
 				c.ledBy(m.Head().Group, m.Head().Epoch, s.conn.Peer().Node)

@@ -50,6 +50,10 @@ type VolumeStatus struct {
 	ChangedBlocks uint64       `json:"changed_blocks"` // since the last final CG
 	Copies        []CopyStatus `json:"copies"`
 	LastError     string       `json:"last_error,omitempty"`
+	// Joining: the volume was added, and will be part of a consistency group to come. Leaving: it was taken out, and is part still
+	// of the one in progress.
+	Joining bool `json:"joining,omitempty"`
+	Leaving bool `json:"leaving,omitempty"`
 }
 
 // CopyStatus is the state of the copy of a volume on one secondary.
@@ -100,7 +104,9 @@ func (c *Core) Status() Status {
 		s.Groups = append(s.Groups, c.groupStatus(g))
 	}
 	for _, v := range c.volumes {
-		s.Intent.MarkedRegions += v.intent.marked.count
+		if !v.gone {
+			s.Intent.MarkedRegions += v.intent.marked.count
+		}
 	}
 	return s
 }
@@ -124,7 +130,9 @@ func (v *volume) status() VolumeStatus {
 		vs.ChangedBlocks += gen.changed.count // a block changed in two CGs counts twice
 	}
 	vs.ChangedBlocks = min(vs.ChangedBlocks, v.blocks)
+	vs.Leaving = v.leaving
 	for _, r := range v.replicas {
+		vs.Joining = vs.Joining || r.apart && !v.leaving
 		cs := CopyStatus{Secondary: r.conn.secondary, Mode: r.mode(), FirstCopyDone: r.synced, WholeCopy: r.whole,
 			CatchupBlocks: r.left()}
 		if r.spread || r.rest {

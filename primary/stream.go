@@ -2,6 +2,7 @@ package primary
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/farside-storage/farside/wire"
 )
@@ -52,7 +53,12 @@ type conn struct {
 	index     int
 	group     *group
 	secondary string
-	replicas  []*replica
+	replicas  []*replica // by handle
+	joining   []*replica // to be in the next list, see membership.go
+	changing  bool       // the list is not the one that is wanted
+	regroupBy time.Duration
+	listing   int // counts the lists of volumes; asked: that of the newest Attach
+	asked     int
 	next      int // replica whose catch-up is tried next
 
 	attached  bool
@@ -155,6 +161,8 @@ func (cn *conn) front() *lane {
 		return nil
 	case cn.cut != nil:
 		return cn.cut
+	case cn.heldBack():
+		return nil
 	}
 	return cn.open
 }
@@ -375,6 +383,9 @@ func (c *Core) ack(cn *conn, applied uint64) {
 // Credit takes an acknowledgement. An error means that the secondary is mistaken: end the connection.
 func (c *Core) Credit(index int, applied uint64) error {
 	cn := c.conns[index]
+	if cn.asked != cn.listing {
+		return ErrListChanged
+	}
 	if !cn.attached {
 		return fmt.Errorf("credit from %q before it is attached: %w", cn.secondary, wire.ErrProtocol)
 	}
@@ -387,11 +398,16 @@ func (c *Core) Credit(index int, applied uint64) error {
 	return nil
 }
 
-// Attach makes the message that opens a connection; fresh is used if a new stream is needed.
+// Attach makes the message that opens a connection; fresh is used if a new stream is needed. Nil: there is no volume to attach;
+// Actions.Reattach tells of one.
 func (c *Core) Attach(index int, fresh wire.UUID) *wire.Attach {
 	cn := c.conns[index]
 	if !cn.resumable {
 		cn.stream = fresh
+	}
+	cn.asked = cn.listing
+	if len(cn.replicas) == 0 {
+		return nil
 	}
 	m := &wire.Attach{Group: cn.group.name, Stream: cn.stream}
 	for _, r := range cn.replicas {
@@ -403,6 +419,9 @@ func (c *Core) Attach(index int, fresh wire.UUID) *wire.Attach {
 // Attached begins transmission on a new connection. An error means: close it, and attach again.
 func (c *Core) Attached(index int, m wire.Attached) error {
 	cn := c.conns[index]
+	if cn.asked != cn.listing {
+		return ErrListChanged
+	}
 	if err := c.examine(cn, &m); err != nil {
 		return err
 	}
@@ -436,12 +455,7 @@ func (c *Core) Attached(index int, m wire.Attached) error {
 // restartStream starts from frame 1 with a secondary that holds nothing of the stream: what it was sent of
 // CGs after complete is gone. What was queued and not sent is not.
 func (c *Core) restartStream(cn *conn, complete uint64) {
-	for cn.sent.len() > 0 {
-		f := cn.sent.pop()
-		cn.queued -= f.bytes
-		c.forget(f)
-	}
-	cn.seq, cn.acked, cn.resend = 0, 0, 0
+	c.forgetSent(cn)
 	g := cn.group
 	if cn.open != nil && cn.open.begun {
 		for _, r := range cn.replicas {
@@ -456,6 +470,16 @@ func (c *Core) restartStream(cn *conn, complete uint64) {
 		c.lose(g, fmt.Sprintf("secondary %q no longer has what it was sent of it", cn.secondary))
 	}
 	cn.recording = false
+}
+
+// forgetSent begins a stream.
+func (c *Core) forgetSent(cn *conn) {
+	for cn.sent.len() > 0 {
+		f := cn.sent.pop()
+		cn.queued -= f.bytes
+		c.forget(f)
+	}
+	cn.seq, cn.acked, cn.resend, cn.unacked = 0, 0, 0, 0
 }
 
 // Down reports that a connection has ended, or could not be made.

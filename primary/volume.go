@@ -2,6 +2,8 @@ package primary
 
 import (
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"unsafe"
 
 	"github.com/farside-storage/farside/ring"
@@ -53,9 +55,14 @@ func (r *Request) finish(err error) {
 type Volume struct {
 	node        *Node
 	index       int
+	worker      *ring.Worker
+	device      int // of the worker's
 	group, name string
 	size        uint64
 	info        ring.DeviceInfo
+	left        atomic.Bool // takes no requests any more
+	release     func()      // called when nothing uses the device any more; nil: it is the node's
+	closing     sync.Once
 }
 
 // Group is the name of the volume's group.
@@ -125,6 +132,10 @@ func (r *Request) op() Op {
 
 // direct starts a request that replication has no part in.
 func (v *Volume) direct(r *Request) {
+	if v.left.Load() {
+		r.Done(r, fmt.Errorf("volume %q of group %q has left: %w", v.name, v.group, ErrNoVolume))
+		return
+	}
 	if r.Kind == Read && (r.Off > v.size || r.Len > v.size-r.Off) {
 		r.Done(r, fmt.Errorf("volume %q: read of %d bytes at %d ends past its size of %d", v.name, r.Len, r.Off, v.size))
 		return
@@ -136,13 +147,13 @@ func (v *Volume) direct(r *Request) {
 	if r.call.Done == nil {
 		r.call.Done = func(*ring.Call) { r.directDone() }
 	}
-	r.call.Request = ring.Request{Op: ring.OpFlush, Device: v.index}
+	r.call.Request = ring.Request{Op: ring.OpFlush, Device: v.device}
 	if r.Kind == Read {
 		off, buf := v.readInto(r)
-		r.call.Request = ring.Request{Op: ring.OpRead, Device: v.index, Off: int64(off), Buf: buf}
+		r.call.Request = ring.Request{Op: ring.OpRead, Device: v.device, Off: int64(off), Buf: buf}
 	}
 	r.single[0] = &r.call
-	v.node.worker.Go(r.single[:]...)
+	v.worker.Go(r.single[:]...)
 }
 
 // readInto gives the memory to read into: the request's own if it is aligned.

@@ -129,6 +129,8 @@ func genMessage(t *rapid.T, ty Type) Message {
 			g.JSON = rapid.SliceOfN(rapid.Byte(), 1, 100).Draw(t, "json")
 		}
 		return g
+	case TypeReload:
+		return &Reload{}
 	case TypePing:
 		return &Ping{Token: genU64(t)}
 	case TypePong:
@@ -163,7 +165,7 @@ func TestTypesAreTheirStructs(t *testing.T) {
 			t.Error("nobody may send it")
 		}
 	})
-	if n := int(TypeGroupChange) + 1; len(types) != n {
+	if n := int(TypeReload) + 1; len(types) != n {
 		t.Errorf("the table has %d types, there are %d", len(types), n)
 	}
 }

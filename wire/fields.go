@@ -180,6 +180,7 @@ func (m *GroupChange) fields(c *coder) {
 	}
 }
 
+func (m *Reload) fields(*coder) {}
 func (m *Ping) fields(c *coder) { c.u64("token", &m.Token) }
 func (m *Pong) fields(c *coder) { c.u64("token", &m.Token) }
 

@@ -65,6 +65,7 @@ var golden = []Message{
 	&StatusReply{[]byte(`{"state":"idle"}`)},
 	&Volume{Group: "bank", Name: "ledger", Action: VolumeMake, Size: 1 << 30},
 	&GroupChange{Group: "bank", Action: GroupSet, JSON: []byte(`{"interval":"250ms"}`)},
+	&Reload{},
 	&Ping{0x0102030405060708},
 	&Pong{0x0102030405060708},
 	&Error{Code: CodeStaleEpoch, Frame: 5, Group: "bank", CG: 42, Text: "epoch 2 < 3"},

@@ -48,6 +48,7 @@ const (
 	TypeError                       // any
 	TypeVolume                      // T->S: makes or deletes a volume, sets it aside
 	TypeGroupChange                 // T->M: changes a running group
+	TypeReload                      // T->P: reads the configuration file again
 )
 
 // UUID identifies a node, an instance of a process, a pool.
@@ -314,6 +315,10 @@ type GroupControl struct {
 	Control string `json:"control"`        // its name for the manager, which is its address
 	Role    string `json:"role,omitempty"` // "primary" or "secondary"; empty with GroupRemove
 }
+
+// Reload has a primary read its configuration file again: volumes that are new in it join their groups, volumes that are not in it any
+// more leave. Answered by StatusReply, of the node after the change, or Error, and then nothing is changed.
+type Reload struct{}
 
 // Ping shows that its sender lives; Pong with the same token answers it. Conn sends and answers
 // both by itself.

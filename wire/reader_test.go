@@ -154,7 +154,7 @@ func TestRefusedHeaders(t *testing.T) {
 		{"flags", "flags", header(ping, func(b []byte) { b[offFlags] = 1 })},
 		{"reserved", "reserved", header(ping, func(b []byte) { b[offReserved+1] = 1 })},
 		{"type 0", "type", header(Header{Type: 0, Number: 1}, nil)},
-		{"type past the last", "type", header(Header{Type: TypeGroupChange + 1, Number: 1}, nil)},
+		{"type past the last", "type", header(Header{Type: TypeReload + 1, Number: 1}, nil)},
 		{"body too long", "body length", header(Header{Type: TypePing, Body: MaxBody + 1, Number: 1}, nil)},
 		{"payload too long", "payload length", header(Header{Type: TypeUpdates, Payload: MaxPayload + BlockSize, Number: 1, Sequence: 1}, nil)},
 		{"payload of half a block", "payload length", header(Header{Type: TypeUpdates, Payload: BlockSize / 2, Number: 1, Sequence: 1}, nil)},

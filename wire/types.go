@@ -57,6 +57,7 @@ var types = [...]struct {
 	TypeError:       {"Error", isAny, isAny, make1[Error]},
 	TypeVolume:      {"Volume", isT, isS, make1[Volume]},
 	TypeGroupChange: {"GroupChange", isT, isM, make1[GroupChange]},
+	TypeReload:      {"Reload", isT, isP, make1[Reload]},
 }
 
 func make1[M any, P interface {
@@ -149,3 +150,4 @@ func (*Pong) Type() Type        { return TypePong }
 func (*Error) Type() Type       { return TypeError }
 func (*Volume) Type() Type      { return TypeVolume }
 func (*GroupChange) Type() Type { return TypeGroupChange }
+func (*Reload) Type() Type      { return TypeReload }

@@ -1,0 +1,152 @@
+package primary
+
+import (
+	"bytes"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/farside-storage/farside/wire"
+)
+
+func TestReq14_VolumesJoinAndLeave(t *testing.T) {
+	w := synced(t, testOptions())
+	p := w.peers[0]
+	w.write(0, 3*BlockSize, BlockSize)
+	w.settle() // some of the open CG was sent
+	w.add("new", p)
+	if len(p.handles) != 1 {
+		t.Fatalf("%d volumes are attached in the middle of a CG", len(p.handles))
+	}
+	final := w.final
+	w.hold(time.Second)
+	w.thaw()
+	w.write(0, 5*BlockSize, BlockSize) // is held back
+	w.settle()
+	if !w.allComplete() || len(p.handles) != 1 {
+		t.Fatalf("%d volumes are attached; %+v", len(p.handles), w.core.Status())
+	}
+	w.finalize()
+	if len(p.handles) != 2 || w.final != final+1 || w.lost != 0 {
+		t.Fatalf("%d volumes are attached, final is CG %d after %d, lost %d", len(p.handles), w.final, final, w.lost)
+	}
+	w.settle()
+	for _, v := range w.core.Status().Groups[0].Volumes[:2] {
+		if c := v.Copies[0]; !c.FirstCopyDone || c.CatchupBlocks != 0 {
+			t.Errorf("volume %s has to catch up for another one that joins: %+v", v.Name, c)
+		}
+	}
+	w.write(2, 0, 10*BlockSize)
+	w.round()
+	if !p.whole[1] {
+		t.Fatalf("%+v", w.core.Status())
+	}
+
+	w.write(2, 0, BlockSize)
+	if err := w.remove("new"); err == nil {
+		t.Fatal("removed while a host writes")
+	}
+	w.settle()
+	if err := w.remove("new"); err != nil {
+		t.Fatal(err)
+	}
+	if io := w.write(2, 0, BlockSize); io.Err == nil {
+		t.Error("a volume that leaves takes a write")
+	}
+	w.write(0, 0, BlockSize)
+	w.round()
+	if w.gone != 1 || len(p.handles) != 1 {
+		t.Fatalf("%d volumes have left, %d are attached", w.gone, len(p.handles))
+	}
+	if !bytes.Equal(p.finalImg[1], w.cuts[w.final]["new"]) {
+		t.Error("the copy that was left is not that of its last CG")
+	}
+	w.write(0, 0, BlockSize)
+	w.round()
+	if got := len(LoadIntent(w.files).Volumes); got != 2 {
+		t.Errorf("the write-intent log has %d volumes", got)
+	}
+}
+
+// A group that is paused has no cuts.
+func TestVolumeJoinsWithoutACut(t *testing.T) {
+	w := synced(t, testOptions())
+	w.write(0, 3*BlockSize, BlockSize)
+	w.settle()
+	p := w.peers[0]
+	w.add("new", p)
+	if d := w.core.Deadline(); d > w.now+membershipPatience {
+		t.Fatalf("nothing is due before %v", d)
+	}
+	w.tick(membershipPatience)
+	w.settle()
+	if len(p.handles) != 2 || w.lost != 0 {
+		t.Fatalf("%d volumes are attached, CG %d is lost", len(p.handles), w.lost)
+	}
+	w.round()
+}
+
+// Marks of a volume that the newest snapshot does not have would be of another one after a crash.
+func TestMarksOfAVolumeThatJoined(t *testing.T) {
+	w := synced(t, testOptions())
+	w.add("x", w.peers[0])
+	w.round()
+	if err := w.remove("a"); err != nil { // so that numbers differ
+		t.Fatal(err)
+	}
+	w.round()
+	w.add("new", w.peers[1])
+	w.round()
+	w.write(3, 4*16*BlockSize, BlockSize)
+	for w.intent != nil {
+		w.finishIntent(nil)
+	}
+	var marked []string
+	for _, v := range LoadIntent(w.files).Volumes {
+		if v.Marks[0] != 0 {
+			marked = append(marked, v.Name)
+		}
+	}
+	if d := cmp.Diff([]string{"new"}, marked); d != "" {
+		t.Errorf("volumes with marks (-want +got)\n%s", d)
+	}
+}
+
+func TestAttachOfAnOldList(t *testing.T) {
+	w := synced(t, testOptions())
+	w.settle()
+	w.round()
+	p := w.peers[0]
+	p.drop(nil)
+	if a := w.core.Attach(p.conn, wire.UUID{7}); len(a.Volumes) != 1 {
+		t.Fatalf("%+v", a)
+	}
+	w.add("new", p)
+	if err := w.core.Attached(p.conn, wire.Attached{Resumed: true, Applied: p.applied, Window: 1 << 20, Volumes: p.states()}); err != ErrListChanged {
+		t.Fatalf("%v", err)
+	}
+	p.connect()
+	w.settle()
+	w.round()
+}
+
+func TestBadVolumesDoNotJoin(t *testing.T) {
+	w := synced(t, testOptions())
+	for group, v := range map[string]VolumeSpec{
+		"g":  {Name: "a", Size: BlockSize},
+		"":   {Name: "x", Size: BlockSize},
+		"g2": {Name: "x", Size: BlockSize + 1},
+		"g3": {Name: "x", Size: BlockSize, Secondaries: []string{"s1", "s1"}},
+	} {
+		if _, err := w.core.AddVolume(group, v); err == nil {
+			t.Errorf("%q: %+v has joined", group, v)
+		}
+	}
+	if s := w.core.Status(); len(s.Groups) != 1 || len(s.Groups[0].Volumes) != 2 || len(s.Groups[0].Connections) != 2 {
+		t.Errorf("%+v", s)
+	}
+	if _, err := w.core.AddVolume("g2", VolumeSpec{Name: "x", Size: BlockSize}); err != nil {
+		t.Error(err)
+	}
+}
