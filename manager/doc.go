@@ -64,6 +64,7 @@
 //     first with it. No drain timeout applies to that one. Until it is final, the group's recovery point is the one from
 //     before, on the secondaries that have it. A CG that is being drained is given up when a control is ready to join, or is removed: it
 //     may be waiting for just that one. Its changes are in the next.
+//   - No CG is held while a change of the members is on its way to the log: whoever is a member durably when a CG is held takes part in it.
 //   - A control that was removed takes part until the next boundary, an open revert included: so a control that is lost for good
 //     does not keep its group from going on, once an operator has said so. A secondary keeps what it has, and nobody
 //     commands it any more. To come back, it needs a pool that was not in the group.

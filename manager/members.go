@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/farside-storage/farside/internal/plant"
 	"github.com/farside-storage/farside/wire"
 )
 
@@ -290,6 +291,9 @@ func (c *Core) admit(m *member) {
 		is := func(name string) bool { return name == m.name }
 		d.Primaries, d.Secondaries = slices.DeleteFunc(slices.Clone(d.Primaries), is), slices.DeleteFunc(slices.Clone(d.Secondaries), is)
 		c.decided, r.Decided = d, &d
+	}
+	if plant.On(plant.MembersNotDurable) {
+		return
 	}
 	c.membersID = c.persist(r)
 }

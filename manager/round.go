@@ -43,7 +43,7 @@ func (c *Core) waiting() string {
 		return "not connected: " + missing(c.sec, isUp)
 	case !all(c.prim, isOpen):
 		return "waiting for the answer to OPEN of " + missing(c.prim, isOpen)
-	case c.open+1 > c.reserved:
+	case c.open+1 > c.reserved, c.membersID != 0: // who takes part in the CG must be durable when it is held
 		return "waiting for the decision log"
 	}
 	for _, s := range c.sec {
@@ -214,7 +214,8 @@ func (c *Core) onLinked(m *member, cg uint64) {
 		return
 	}
 	m.linked = true
-	if all(c.sec, func(m *member) bool { return m.linked }) {
+	joined := func(m *member) bool { return plant.On(plant.JoinedUnheard) && c.decided.CG > 0 && !contains(c.decided.Secondaries, m.name) }
+	if all(c.sec, func(m *member) bool { return m.linked || joined(m) }) {
 		c.decide(Decision{CG: c.round, Epoch: c.epoch, Cut: c.cutTime,
 			Primaries: memberNames(c.prim), Secondaries: memberNames(c.sec)})
 	}

@@ -49,6 +49,10 @@ const (
 	BlockUnchecked
 	// ChangesForgotten: what an abandoned CG had changed does not become part of the next one.
 	ChangesForgotten
+	// MembersNotDurable: a control that joins takes part before the log has it (rule "Members").
+	MembersNotDurable
+	// JoinedUnheard: a CG is decided before a control that has just joined has linked it.
+	JoinedUnheard
 	// End is behind the last fault.
 	End
 )
@@ -64,6 +68,7 @@ var names = [...]string{
 	CollisionIgnored: "collision ignored in catch-up", FlushAtOpen: "flush at open left out",
 	IntentUnflushed: "regions cleared without flushing the device",
 	BlockUnchecked:  "checksum of a data block not compared", ChangesForgotten: "changes of an abandoned CG forgotten",
+	MembersNotDurable: "members not durable before they take part", JoinedUnheard: "CG decided before a joined control linked it",
 }
 
 func (f Fault) String() string { return names[f] }

@@ -37,6 +37,9 @@ func (w *world) do(o Op) {
 	case "failover":
 		w.trace("%v", o)
 		w.failover(o.How)
+	case "member":
+		w.trace("%v", o)
+		w.change(o.Node, o.How)
 	default:
 		w.doSecondary(o)
 	}
@@ -214,6 +217,9 @@ func (m *managerNode) later() {
 // failover has the other manager take over, whether the one that led is still there or not.
 func (w *world) failover(how string) {
 	w.report.Failovers++
+	if how == "log-lost" && !w.losable() {
+		how = "crash"
+	}
 	old := w.leader()
 	other := w.man[0]
 	if old == other {
@@ -261,7 +267,7 @@ func (w *world) doSecondary(o Op) {
 		return
 	}
 	s := w.secondary(o.Node)
-	if s == nil || !s.up || s.pool == nil {
+	if s == nil || !s.up || s.pool == nil || !w.judged(s) {
 		return
 	}
 	w.trace("%v", o)

@@ -25,6 +25,8 @@ type Report struct {
 	Recoveries uint64 `json:"recoveries"` // pools opened and compared
 	Reads      uint64 `json:"reads"`      // of whole copies
 	PoolFull   uint64 `json:"pool_full"`
+	Members    uint64 `json:"members"` // controls that began to take part, or ceased to
+	Pools      uint64 `json:"pools"`   // that were made anew
 }
 
 // Add sums up.
@@ -44,6 +46,8 @@ func (r *Report) Add(o Report) {
 	r.Recoveries += o.Recoveries
 	r.Reads += o.Reads
 	r.PoolFull += o.PoolFull
+	r.Members += o.Members
+	r.Pools += o.Pools
 }
 
 // count adds what an incarnation of devices did.

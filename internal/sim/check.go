@@ -2,7 +2,7 @@ package sim
 
 import (
 	"errors"
-	"slices"
+	"strings"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -47,6 +47,9 @@ func (a *acks) asked(c wire.Commanded) {
 		a.through = max(a.through, r.Through)
 		if a.complete >= r.CG && a.complete <= r.Through {
 			a.complete, a.linked = 0, 0
+		}
+		if a.complete <= r.Through && a.linked == 0 { // it completed CGs that nobody had it link, before it joined
+			a.complete = 0
 		}
 	}
 }
@@ -104,7 +107,9 @@ func (w *world) checkRecovered(s *secondaryNode) {
 		a.completed(st.Complete)
 	}
 	w.checkSecondary(s)
-	w.readAll(s)
+	if w.judged(s) {
+		w.readAll(s)
+	}
 }
 
 // checkSecondary looks at a secondary after each thing it did.
@@ -117,6 +122,9 @@ func (w *world) checkSecondary(s *secondaryNode) {
 		w.fail("R2", "%s made CG %d final, which was never decided", s.name, st.Final)
 	}
 	if !changed && w.rng.IntN(8) > 0 {
+		return
+	}
+	if !w.judged(s) {
 		return
 	}
 	if err := s.pool.Inspect().Blocks(s.writers()...); err != nil {
@@ -133,20 +141,26 @@ func (w *world) checkSecondary(s *secondaryNode) {
 // checkAgree: what the secondaries show is one CG, or that and the one next to it.
 func (w *world) checkAgree(s *secondaryNode, st engine.GroupState) {
 	for _, o := range w.sec {
-		if o == s || !o.up || o.pool == nil {
+		if o == s || !o.up || o.pool == nil || !w.judged(o) {
 			continue
 		}
 		other := o.pool.Inspect().State(o.group)
-		lo, hi := min(st.Final, other.Final), max(st.Final, other.Final)
-		if lo == hi {
-			continue
+		switch {
+		case st.Final < other.Final:
+			w.checkBehind(s, st, o, other.Final)
+		case other.Final < st.Final:
+			w.checkBehind(o, other, s, st.Final)
 		}
-		if i := slices.Index(w.log.order, hi); i > 0 && w.log.order[i-1] != lo || i == 0 && lo != 0 {
-			w.fail("one CG", "%s shows CG %d, %s shows CG %d: decided are %v", s.name, st.Final, o.name, other.Final, tail(w.log.order))
-		}
-		if st.Final == lo && st.Linked != hi || other.Final == lo && other.Linked != hi {
-			w.fail("one CG", "CG %d is final on one of %s and %s, and not linked on the other", hi, s.name, o.name)
-		}
+	}
+}
+
+// checkBehind: a secondary shows the CG before one that is final on another, or it joined later.
+func (w *world) checkBehind(s *secondaryNode, st engine.GroupState, o *secondaryNode, n uint64) {
+	if st.Final != w.shows(s, n) {
+		w.fail("one CG", "%s shows CG %d, %s shows CG %d: decided are %v", s.name, st.Final, o.name, n, tail(w.log.order))
+	}
+	if st.Linked != n && w.took(s, n) {
+		w.fail("one CG", "CG %d is final on %s, and not linked on %s", n, o.name, s.name)
 	}
 }
 
@@ -283,10 +297,11 @@ func (w *world) checkSend(m *managerNode, a manager.Send) {
 	if c.Head().Epoch != m.epoch {
 		w.fail("R4", "%s sends %v with epoch %d: its own is %d", m.name, c.Type(), c.Head().Epoch, m.epoch)
 	}
+	w.checkMembers(m, a.To, c)
 	switch msg := a.Message.(type) {
 	case *wire.Link:
 		for _, s := range w.sec {
-			if !s.acks.everDone[n] {
+			if m.requires(s) && !s.acks.everDone[n] {
 				w.fail("R1", "%s sends LINK(%d), but %s never had it complete", m.name, n, s.name)
 			}
 		}
@@ -337,11 +352,11 @@ func (w *world) checkHold(m *managerNode, n uint64) {
 		return
 	}
 	for _, s := range w.sec {
-		if !s.up || s.pool == nil {
+		if !s.up || s.pool == nil || !m.requires(s) {
 			continue
 		}
-		if st := s.pool.Inspect().State(s.group); st.Linked != st.Final || st.Final != w.log.newest() {
-			w.fail("R3", "%s holds CG %d while %s shows CG %d, final %d, and CG %d is decided", m.name, n, s.name, st.Linked, st.Final, w.log.newest())
+		if st, want := s.pool.Inspect().State(s.group), w.shows(s, noLimit); st.Linked != st.Final || st.Final != want {
+			w.fail("R3", "%s holds CG %d while %s shows CG %d, final %d, and CG %d is decided", m.name, n, s.name, st.Linked, st.Final, want)
 		}
 	}
 }
@@ -402,6 +417,11 @@ func (w *world) audit(m *managerNode, e manager.Entry) {
 		m.revertAt = w.now
 	case manager.EntryRevertEnd:
 		w.checkRevert(m)
+	case manager.EntryMembers:
+		if strings.HasPrefix(e.Did, "takes part") {
+			w.report.Members++
+			m.known[e.Control] = true
+		}
 	case manager.EntryHalt:
 		if m.leads() {
 			w.fail("halt", "%s halts: %s", m.name, e.Did)
@@ -412,7 +432,7 @@ func (w *world) audit(m *managerNode, e manager.Entry) {
 // checkRevert: a revert that ends has had an answer of every secondary.
 func (w *world) checkRevert(m *managerNode) {
 	for _, s := range w.sec {
-		if at, ok := s.acks.reverted[m.epoch]; !ok || at < m.revertAt {
+		if at, ok := s.acks.reverted[m.epoch]; m.requires(s) && (!ok || at < m.revertAt) {
 			w.fail("R3", "%s ends the revert that it began at %v, but %s last answered one of epoch %d at %v", m.name, m.revertAt, s.name, m.epoch, at)
 		}
 	}

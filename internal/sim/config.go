@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -30,6 +29,9 @@ type config struct {
 	idle, resume, backoff    time.Duration
 	recheck                  time.Duration
 	length                   time.Duration // of the phase with faults
+
+	changes bool     // controls come and go
+	absent  []string // those that do not take part at first
 }
 
 type volumeConfig struct {
@@ -71,6 +73,7 @@ func drawConfig(seed uint64) *config {
 			slices.Sort(v.to)
 		}
 	}
+	c.drawMembers(seed)
 	return c
 }
 
@@ -95,17 +98,6 @@ func (c *config) virtual() int64 {
 		n += v.blocks
 	}
 	return int64(n * engine.BlockSize)
-}
-
-func (c *config) group() manager.Group {
-	g := manager.Group{Name: groupName}
-	for i := range c.primaries {
-		g.Primaries = append(g.Primaries, fmt.Sprintf("p%d", i))
-	}
-	for i := range c.secondaries {
-		g.Secondaries = append(g.Secondaries, fmt.Sprintf("s%d", i))
-	}
-	return g
 }
 
 func (c *config) groupSpec(p *primaryNode) []primary.GroupSpec {

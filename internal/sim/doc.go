@@ -23,6 +23,10 @@
 //   - Network: each direction of a connection keeps its order and delays; connections are independent. A connection breaks with
 //     any part of what was on its way delivered, the last frame in pieces; after a reconnect frames are sent again. A
 //     partition breaks connections, or makes everything wait. Update frames are really encoded and decoded.
+//   - Members: in one seed of five controls join the group and leave it: a pair of a primary and a secondary of their own, another secondary for
+//     copies of a volume that is there, or those that were there from the beginning. A secondary that comes back and shows anything has new
+//     devices and a new pool. Where those who are left cannot form CGs, because one has copies on another that is not there, the group waits;
+//     once faults have ended an operator adds whoever is missing. The decision log may be lost in such a run only while all secondaries show the same.
 //   - Hosts: a chain of dependent records over all volumes (each durable before the next begins) and overlapping writes, writes of parts of
 //     blocks, zeroes and trims.
 //
@@ -45,6 +49,7 @@
 //	rot node=S a=PLACE b=COPY           ... or of one copy of a superblock
 //	flip node=S a=PLACE                 a bit of a block flips that a volume shows
 //	stray node=S a=SKIP b=BLOCKS        a write of data goes that far beyond where it should
+//	member node=N how=add|remove        an operator has a control join the group, or leave it
 //	mangle node=P peer=S                an update changes on its way although all its checksums are right
 //
 // m0 stands for the manager with the newest epoch.
@@ -59,6 +64,9 @@
 //     decisions ascend; a revert ends only when every secondary has answered it.
 //   - R4: nobody obeys an epoch after a higher one, and a manager sends only its own.
 //   - R5: a recovery point that a manager speaks of is final on some secondary.
+//   - "members": who is a member durably takes part in each CG that is held from then on, and is in its decision; LINK is sent to nobody who never was
+//     a member durably. What is said of every secondary is said of those that take part, from the first CG on that they do with the pool they
+//     have; what one shows that left, and holds no CG up, is not judged.
 //   - R6, "view": both views of every volume on every secondary hold exactly what the primary held at the cut of the
 //     CG that they show, by the checksums in the tables; "read": byte for byte, after each recovery, at the end, often in between, and
 //     for readers that hold a view for long.
@@ -77,7 +85,7 @@
 //
 // # Planted faults
 //
-// Package internal/plant lists nineteen faults that the build tag "plant" compiles into the product, one of which is active at a
+// Package internal/plant lists twenty-one faults that the build tag "plant" compiles into the product, one of which is active at a
 // time. Each must be noticed within 500 seeds:
 //
 //	go test -tags plant ./internal/sim -run TestPlants -v
@@ -103,6 +111,8 @@
 //	regions cleared without flushing the device       19  view
 //	checksum of a data block not compared             13  read
 //	changes of an abandoned CG forgotten               1  view
+//	members not durable before they take part         11  members
+//	CG decided before a joined control linked it     155  one CG
 //
 // For each there is a short replay in testdata that fails with the fault and passes without (TestReplaysFail, TestReplays). They hold
 // the system that they run on; a change of when cores do what may still take a script's force away: then

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/farside-storage/farside/manager"
@@ -17,13 +18,15 @@ type decisionLog struct {
 	rec     manager.Recovered
 	decided map[uint64]bool
 	order   []uint64 // decided CGs, ascending
+	members members
+	file    manager.Group // as the operator has it in the configuration
 	// doubtful is the CG whose decision was lost with the log, 0 none. It is decided as long as nobody takes it back.
 	doubtful uint64
 }
 
 // lose forgets everything but the epoch.
 func (l *decisionLog) lose() {
-	l.rec = manager.Recovered{Epoch: l.rec.Epoch}
+	l.rec, l.file = manager.Recovered{Epoch: l.rec.Epoch}, l.members.now
 	l.doubtful = l.newest()
 }
 
@@ -57,6 +60,7 @@ func (l *decisionLog) append(epoch uint64, r manager.Record) error {
 		if n := r.Decided.CG; !l.decided[n] {
 			l.decided[n] = true
 			l.order = append(l.order, n)
+			l.members.part[n] = r.Decided
 		}
 	}
 	if r.Reserve > 0 {
@@ -67,6 +71,10 @@ func (l *decisionLog) append(epoch uint64, r manager.Record) error {
 	}
 	if r.Paused != nil {
 		l.rec.Paused = *r.Paused
+	}
+	if r.Members != nil {
+		l.rec.Members = r.Members
+		l.members.set(manager.Group{Name: groupName, Primaries: r.Members.Primaries, Secondaries: r.Members.Secondaries})
 	}
 	return nil
 }
@@ -82,6 +90,9 @@ type managerNode struct {
 	point    uint64
 	revertAt time.Duration // when the newest revert began
 	acting   bool
+	wanted   map[string]int  // with whom it is to be connected; the number of the attempt
+	known    map[string]bool // who takes part, as it said itself
+	dials    int
 	incoming []manager.Event
 }
 
@@ -92,18 +103,21 @@ func (m *managerNode) start() {
 	w := m.w
 	m.begin()
 	rec := w.log.begin()
-	core, err := manager.NewCore(w.cfg.group(), w.cfg.settings, rec, w.wall())
+	core, err := manager.NewCore(w.log.file, w.cfg.settings, rec, w.wall())
 	if err != nil {
 		w.fail("start", "manager %s: %v", m.name, err)
 	}
 	m.core, m.epoch, m.peers, m.alarm, m.queue, m.point = core, rec.Epoch, map[string]*end{}, time.Time{}, nil, 0
 	w.trace("%s takes over with epoch %d", m.name, m.epoch)
-	m.step(manager.Tick{})
-	for _, p := range w.prim {
-		m.connect(p.node, p.serveManager, 0)
+	m.wanted, m.known = map[string]int{}, map[string]bool{}
+	for _, name := range slices.Concat(w.log.members.now.Primaries, w.log.members.now.Secondaries) {
+		m.known[name] = true
 	}
-	for _, s := range w.sec {
-		m.connect(s.node, s.serveManager, 0)
+	m.step(manager.Tick{})
+	for _, n := range w.controls() {
+		if core.Members().Has(n.name) {
+			m.join(n.name)
+		}
 	}
 }
 
@@ -113,15 +127,26 @@ func (m *managerNode) stop(silent bool) {
 		return
 	}
 	for _, p := range m.queue[:m.rng.IntN(len(m.queue)+1)] {
-		_ = m.w.log.append(m.epoch, p.Record) // another manager leads: it has no effect
+		_ = m.persist(p.Record) // another manager leads: it has no effect
 	}
 	m.queue = nil
 	m.end(silent)
 }
 
 func (m *managerNode) connect(peer *node, met func(*end), pause time.Duration) {
+	attempt := m.wanted[peer.name]
+	given := func() bool { return m.wanted[peer.name] != attempt } // up, by leave
 	m.after(pause, func() {
+		if given() {
+			return
+		}
 		m.w.dial(m.node, peer, met, func(e *end) {
+			if given() {
+				if e != nil {
+					e.close()
+				}
+				return
+			}
 			again := m.between(5*time.Millisecond, m.w.cfg.backoff)
 			if e == nil {
 				m.step(manager.Disconnected{Peer: peer.name, Reason: "cannot be reached"})
@@ -185,6 +210,12 @@ func (m *managerNode) act(a manager.Action) {
 		}
 	case manager.Audit:
 		m.w.audit(m, a.Entry)
+	case manager.Join:
+		m.join(a.Peer)
+	case manager.Leave:
+		m.w.report.Members++
+		delete(m.known, a.Peer)
+		m.leave(a.Peer)
 	}
 }
 
@@ -192,11 +223,24 @@ func (m *managerNode) act(a manager.Action) {
 func (m *managerNode) recorded() {
 	p := m.queue[0]
 	m.queue = m.queue[1:]
-	if err := m.w.log.append(m.epoch, p.Record); err != nil {
+	if err := m.persist(p.Record); err != nil {
 		m.step(manager.NotDurable{ID: p.ID, Err: err})
 		return
 	}
 	m.step(manager.Durable{ID: p.ID})
+}
+
+// persist makes a record durable, if this manager may.
+func (m *managerNode) persist(r manager.Record) error {
+	l := m.w.log
+	fresh := r.Decided != nil && !l.decided[r.Decided.CG]
+	if err := l.append(m.epoch, r); err != nil {
+		return err
+	}
+	if fresh {
+		m.w.checkDecision(m, r.Decided)
+	}
+	return nil
 }
 
 // leads says whether this is the manager with the newest epoch.

@@ -41,7 +41,7 @@ func (o Op) String() string {
 }
 
 var kinds = []string{"record", "write", "part", "zeroes", "trim", "kill", "power", "cut", "part-net", "hang", "failover",
-	"disk", "checkpoint", "snapshot", "mangle", "rot", "vanish", "stray", "flip"}
+	"disk", "checkpoint", "snapshot", "mangle", "rot", "vanish", "stray", "flip", "member"}
 
 // parseOp reads what String wrote.
 func parseOp(line string) (Op, error) {
@@ -87,6 +87,7 @@ func drawOps(seed uint64, c *config) []Op {
 	d := &drawing{rng: rand.New(rand.NewPCG(seed, 0x0b5)), c: c}
 	d.hosts()
 	d.faults()
+	d.members(seed)
 	slices.SortStableFunc(d.ops, func(a, b Op) int { return int(a.At - b.At) })
 	return d.ops
 }

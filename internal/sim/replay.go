@@ -57,6 +57,9 @@ func (r Replay) WriteTo(to io.Writer) (int64, error) {
 		}
 		fmt.Fprintf(&b, "volume v%d primary=p%d blocks=%d to=%s\n", i, v.primary, v.blocks, strings.Join(to, ","))
 	}
+	if r.system.changes {
+		fmt.Fprintln(&b, strings.Join(append([]string{"absent"}, r.system.absent...), " "))
+	}
 	for _, o := range r.Ops {
 		fmt.Fprintln(&b, o)
 	}
@@ -173,6 +176,8 @@ func (p *replayReader) take(line string) error {
 		return nil
 	case word == "volume":
 		return p.volume(rest)
+	case word == "absent":
+		return p.absent(rest)
 	}
 	for _, s := range p.r.system.sections() {
 		if s.name == word {
@@ -252,6 +257,21 @@ func (p *replayReader) volume(rest string) error {
 	return nil
 }
 
+// absent reads who does not take part at first, in a run in which controls come and go.
+func (p *replayReader) absent(rest string) error {
+	if p.r.system.changes {
+		return errors.New("a second line \"absent\"")
+	}
+	p.r.system.changes = true
+	for _, name := range strings.Fields(rest) {
+		if slices.Contains(p.r.system.absent, name) {
+			return fmt.Errorf("%q is absent twice", name)
+		}
+		p.r.system.absent = append(p.r.system.absent, name)
+	}
+	return nil
+}
+
 func parseCopies(text string) ([]int, error) {
 	var to []int
 	for name := range strings.SplitSeq(text, ",") {
@@ -316,7 +336,7 @@ func (c *config) validate() error {
 			errs = append(errs, fmt.Errorf("volume v%d: no such primary or secondary, or not %d to 4096 blocks", i, chainBlocks+1))
 		}
 	}
-	return errors.Join(append(errs, c.idleNodes())...)
+	return errors.Join(append(errs, c.idleNodes(), c.absentNodes())...)
 }
 
 // idleNodes: everybody has a volume.
@@ -333,4 +353,13 @@ func (c *config) idleNodes() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// absentNodes: a primary and a secondary take part from the beginning, and who does not is there.
+func (c *config) absentNodes() error {
+	g := c.group()
+	if len(g.Primaries)+len(g.Secondaries)+len(c.absent) != c.primaries+c.secondaries || len(g.Primaries) == 0 || len(g.Secondaries) == 0 {
+		return fmt.Errorf("absent are %q: name controls that are there, and leave a primary and a secondary", c.absent)
+	}
+	return nil
 }

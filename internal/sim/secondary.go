@@ -43,6 +43,9 @@ type secondaryNode struct {
 	broken   time.Duration // I/O errors until then
 	away     bool          // a device vanished, or is about to
 	damaged  int           // blocks of data at most that may have been damaged
+	// pools counts new pools. born is the newest CG that was decided, and bornEpoch the newest epoch, when this one was made.
+	pools           byte
+	born, bornEpoch uint64
 }
 
 // arm orders a power failure at an event of the devices.
@@ -168,7 +171,7 @@ func (s *secondaryNode) format() error {
 	c := s.w.cfg
 	next := byte(0)
 	o := engine.FormatOptions{Name: s.name, ExtentBlocks: 64, JournalBytes: c.journal, VirtualBytes: c.virtual(),
-		NewUUID: func() (u engine.UUID) { next++; u[0], u[1] = next, byte(s.index+1); return u }}
+		NewUUID: func() (u engine.UUID) { next++; u[0], u[1], u[2] = next, byte(s.index+1), s.pools; return u }}
 	if _, err := engine.Format(s.devs, o); err != nil {
 		return err
 	}
@@ -373,6 +376,9 @@ func (s *secondaryNode) carryOut(m *charge, c wire.Commanded) {
 		s.w.trace("%s refuses %v(%d, epoch %d): %s", s.name, c.Type(), h.CG, h.Epoch, e.Text)
 		m.end.send(e)
 		return
+	}
+	if r, ok := c.(*wire.Revert); ok {
+		s.joined(r)
 	}
 	m.epoch = max(m.epoch, h.Epoch)
 	s.acks.answered(s.w, s, answer)

@@ -62,7 +62,7 @@ func (w *world) trace(format string, args ...any) {
 
 func newWorld(seed uint64, c *config) (*world, error) {
 	w := &world{seed: seed, cfg: c, rng: rand.New(rand.NewPCG(seed, 1)), hist: newHistory(),
-		log: &decisionLog{decided: map[uint64]bool{}}, memory: memories.Get().(*memory)}
+		log: &decisionLog{decided: map[uint64]bool{}, file: c.group(), members: newMembers(c.group())}, memory: memories.Get().(*memory)}
 	for i := range w.cfg.secondaries {
 		w.sec = append(w.sec, &secondaryNode{node: w.newNode(fmt.Sprintf("s%d", i), uint64(100+i)), index: i})
 	}
@@ -102,12 +102,18 @@ func (w *world) makeDevices() error {
 		}
 	}
 	for _, s := range w.sec {
-		s.devs = ringtest.MustNew(ringtest.Options{Seed: s.rng.Uint64(), Memory: &w.memory.sectors}, w.cfg.poolSpecs(s)...)
-		if err := s.format(); err != nil {
+		if err := s.makePool(); err != nil {
 			return fmt.Errorf("seed %d: format %s: %w", w.seed, s.name, err)
 		}
 	}
 	return nil
+}
+
+// makePool gives a secondary new devices.
+func (s *secondaryNode) makePool() error {
+	w := s.w
+	s.devs = ringtest.MustNew(ringtest.Options{Seed: s.rng.Uint64(), Memory: &w.memory.sectors}, w.cfg.poolSpecs(s)...)
+	return s.format()
 }
 
 // close frees what the run has outside of Go's heap.
@@ -198,6 +204,7 @@ func (w *world) settle() {
 		if w.now >= limit {
 			w.fail("progress", "no CG became final within %v of the last fault: %s", settleBound, w.describe())
 		}
+		w.complete()
 		w.until(w.now + 5*time.Millisecond)
 	}
 	w.checkEnd()
@@ -230,9 +237,12 @@ func (w *world) settled(since time.Time) bool {
 		return false
 	}
 	for _, s := range w.sec {
-		if !s.up || s.pool == nil || s.pool.Inspect().State(s.group).Final != d.CG {
+		if w.judged(s) && (!s.up || s.pool == nil || s.pool.Inspect().State(s.group).Final != d.CG) {
 			return false
 		}
+	}
+	if m := w.leader(); w.cfg.changes {
+		return m.up && w.closed(m.core.Members()) && len(m.core.Members().Joining) == 0
 	}
 	return true
 }
@@ -240,6 +250,9 @@ func (w *world) settled(since time.Time) bool {
 // checkEnd: every copy is the primary.
 func (w *world) checkEnd() {
 	for _, s := range w.sec {
+		if !w.judged(s) {
+			continue
+		}
 		s.damaged = 0
 		w.readAll(s)
 		final := s.pool.Inspect().State(s.group).Final
@@ -289,6 +302,17 @@ func (w *world) secondary(name string) *secondaryNode {
 		}
 	}
 	return nil
+}
+
+// controls lists the nodes of all primaries, then of all secondaries.
+func (w *world) controls() (all []*node) {
+	for _, p := range w.prim {
+		all = append(all, p.node)
+	}
+	for _, s := range w.sec {
+		all = append(all, s.node)
+	}
+	return all
 }
 
 func (w *world) primary(name string) *primaryNode {
