@@ -16,7 +16,12 @@ type Digest struct {
 	started bool
 	blocks  uint64
 	updates uint64
+	used    int                // bytes of recent
+	recent  [digestBuffer]byte // records that sum has not taken in: many at once cost less than one by one
 }
+
+// digestBuffer holds 8 updates of one block: a primary has a digest for each volume and CG, so that it is kept small.
+const digestBuffer = 192
 
 // Reset empties d, for the next CG.
 func (d *Digest) Reset() { *d = Digest{} }
@@ -25,40 +30,48 @@ func (d *Digest) Reset() { *d = Digest{} }
 func (d *Digest) AddUpdate(u Update, sums []uint64) {
 	d.record(u.Block, uint64(u.Count)<<1)
 	d.blocks += uint64(u.Count)
-	if len(sums) == 0 {
-		return
-	}
-	if littleEndianHost {
+	if 8*len(sums) > digestBuffer && littleEndianHost {
+		d.flush()
 		d.sum.Write(unsafe.Slice((*byte)(unsafe.Pointer(&sums[0])), 8*len(sums)))
 		return
 	}
-	var b [8]byte
 	for _, s := range sums {
-		le.PutUint64(b[:], s)
-		d.sum.Write(b[:])
+		le.PutUint64(d.room(8), s)
 	}
+}
+
+// room is where the next n bytes go.
+func (d *Digest) room(n int) []byte {
+	if d.used+n > len(d.recent) {
+		d.flush()
+	}
+	d.used += n
+	return d.recent[d.used-n : d.used]
+}
+
+// flush has sum take in what is recent.
+func (d *Digest) flush() {
+	if !d.started {
+		d.sum.Reset()
+		d.started = true
+	}
+	d.sum.Write(d.recent[:d.used]) // documented never to fail
+	d.used = 0
 }
 
 // AddZeroes adds one range of zeros.
 func (d *Digest) AddZeroes(z Zeroes) { d.record(z.Block, z.Count<<1|1) }
 
 func (d *Digest) record(block, countAndKind uint64) {
-	if !d.started {
-		d.sum.Reset()
-		d.started = true
-	}
-	var b [16]byte
-	le.PutUint64(b[:], block)
+	b := d.room(16)
+	le.PutUint64(b, block)
 	le.PutUint64(b[8:], countAndKind)
-	d.sum.Write(b[:]) // documented never to fail
 	d.updates++
 }
 
 // Sum64 is the digest so far.
 func (d *Digest) Sum64() uint64 {
-	if !d.started {
-		return xxhash.Sum64(nil)
-	}
+	d.flush()
 	return d.sum.Sum64()
 }
 
