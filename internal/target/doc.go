@@ -12,6 +12,7 @@
 //
 //   - Payload goes from the socket straight into the writer's buffers; nothing is allocated per
 //     update.
+//   - A session waits for its socket on its own thread, which its writer's ring has locked it to; all others wait as goroutines do.
 //   - A frame is checked as a whole (handles, ranges, CG, sequence) before any of its payload is taken in.
 //   - A CG is sealed only after its manifest was compared with what was received of every
 //     attached volume. Whatever is refused ends the session unsealed: no link changes.

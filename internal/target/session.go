@@ -122,7 +122,9 @@ func (s *session) serve(l *link) error {
 		return err
 	}
 	s.resumed, s.credited, s.pending, s.frame, s.rx.frameCG = true, s.rx.Applied(), 0, 0, 0
-	l.sock.idle = s.idle
+	if err := l.sock.begin(s.idle); err != nil {
+		return err
+	}
 	for {
 		h, body, err := l.conn.Next()
 		if err != nil {
@@ -140,16 +142,16 @@ func (s *session) serve(l *link) error {
 	}
 }
 
-// creditBytes is how much payload is acknowledged at once while the socket never runs dry.
-func (s *session) creditBytes() uint64 { return min(s.node.opts.Window/4, 1<<20) }
+// creditBytes is how much payload is acknowledged at once while the socket never runs dry. Each credit wakes the primary.
+func (s *session) creditBytes() uint64 { return min(s.node.opts.Window/4, 4<<20) }
 
 // idle is called when nothing more has arrived: what was placed starts on its way to the device and is
-// acknowledged. Thus latency is low when little comes, and bursts coalesce.
-func (s *session) idle() error {
-	if s.link.conn.PayloadLeft() > 0 {
-		return nil // the rest of a frame is on its way
+// acknowledged. Thus latency is low when little comes, and bursts coalesce. It returns how many bytes are certain to come.
+func (s *session) idle() (int, error) {
+	if left := s.link.conn.PayloadLeft(); left > 0 {
+		return left, nil // the rest of a frame is on its way
 	}
-	return s.flush()
+	return 1, s.flush()
 }
 
 func (s *session) flush() error {

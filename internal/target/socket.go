@@ -3,80 +3,85 @@ package target
 import (
 	"context"
 	"errors"
-	"io"
 	"net"
 	"sync"
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/farside-storage/farside/wire"
 )
 
-// socket is a net.Conn that tells its reader before a read would wait, and whose reads another
-// goroutine can end without closing it.
+// socket is the net.Conn of a link. It tells its reader before a read would wait, and another goroutine can end its reads
+// without closing it.
+//
+// Once a session reads from it, the session's thread waits for it by itself where it can: see threadConn.
 type socket struct {
-	net.Conn
-	// idle is called by Read, on the reader's goroutine, when nothing more has arrived. Its
-	// error becomes that of the read. Only the reader sets it.
-	idle func() error
-
-	raw  syscall.RawConn // nil: not a socket of the system
-	try  func(fd uintptr) bool
-	into []byte // of the read that try does
-	got  int
-	err  error
+	local, remote net.Addr
+	// idle is called by Read, on the reader's goroutine, when nothing more has arrived. It returns how many bytes
+	// are certain to come. Its error becomes that of the read. Only the reader sets it.
+	idle func() (int, error)
 
 	mu      sync.Mutex
-	stopped bool // reads fail
-	ending  bool // the reader has taken notice; stopping does nothing more
+	conn    net.Conn    // replaced by begin; the reader may use it without the lock
+	thread  *threadConn // conn, if it is one
+	writing int         // writes in progress
+	stopped bool        // reads fail
+	ending  bool        // the reader has taken notice; stopping does nothing more
 }
 
 func newSocket(nc net.Conn) *socket {
-	s := &socket{Conn: nc}
-	if sc, ok := nc.(syscall.Conn); ok {
-		if raw, err := sc.SyscallConn(); err == nil {
-			s.raw = raw
-			s.try = s.readNow
-		}
-	}
-	return s
+	return &socket{conn: nc, local: nc.LocalAddr(), remote: nc.RemoteAddr()}
 }
+
+// begin has reads call idle from now on, on the goroutine that reads from now on; end takes that back.
+func (s *socket) begin(idle func() (int, error)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.idle = idle
+	if s.stopped || s.writing > 0 || s.thread != nil {
+		return nil // the connection works as it is
+	}
+	t, err := takeOver(s.conn)
+	if t != nil {
+		s.conn, s.thread = t, t
+	}
+	return err
+}
+
+func (s *socket) end() { s.idle = nil }
 
 // Read takes what is there; if nothing is, it calls idle and waits.
 func (s *socket) Read(p []byte) (int, error) {
 	if s.idle == nil {
-		return s.Conn.Read(p)
+		return s.conn.Read(p)
 	}
-	if s.raw != nil && len(p) > 0 {
-		s.into = p
-		err := s.raw.Read(s.try)
-		s.into = nil
-		switch {
-		case err != nil:
+	if s.thread == nil {
+		if _, err := s.idle(); err != nil {
 			return 0, err
-		case s.err == nil && s.got == 0:
-			return 0, io.EOF
-		case s.err == nil:
-			return s.got, nil
-		case !errors.Is(s.err, unix.EAGAIN):
-			return 0, &net.OpError{Op: "read", Net: s.LocalAddr().Network(), Source: s.LocalAddr(), Addr: s.RemoteAddr(), Err: s.err}
 		}
+		return s.conn.Read(p)
 	}
-	if err := s.idle(); err != nil {
+	n, err := s.thread.readNow(p)
+	if err != errNothing {
+		return n, err
+	}
+	certain, err := s.idle()
+	if err != nil {
 		return 0, err
 	}
-	return s.Conn.Read(p)
+	return s.thread.readSoon(p, certain)
 }
 
-// readNow reads without waiting. The runtime keeps sockets non-blocking.
-func (s *socket) readNow(fd uintptr) bool {
-	for {
-		if s.got, s.err = unix.Read(int(fd), s.into); s.err != unix.EINTR {
-			return true
-		}
-	}
+func (s *socket) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	conn := s.conn
+	s.writing++
+	s.mu.Unlock()
+	n, err := conn.Write(p)
+	s.mu.Lock()
+	s.writing--
+	s.mu.Unlock()
+	return n, err
 }
 
 // past is a deadline that is over.
@@ -89,7 +94,17 @@ func (s *socket) SetReadDeadline(t time.Time) error {
 	if s.stopped {
 		return nil
 	}
-	return s.Conn.SetReadDeadline(t)
+	return s.conn.SetReadDeadline(t)
+}
+
+func (s *socket) SetWriteDeadline(t time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.conn.SetWriteDeadline(t)
+}
+
+func (s *socket) SetDeadline(t time.Time) error {
+	return errors.Join(s.SetReadDeadline(t), s.SetWriteDeadline(t))
 }
 
 // stop ends the read and the write in progress, and lets further reads fail.
@@ -100,7 +115,7 @@ func (s *socket) stop() {
 		return
 	}
 	s.stopped = true
-	_ = s.SetDeadline(past) // fails on a closed socket only, which has stopped too
+	_ = s.conn.SetDeadline(past) // fails on a closed socket only, which has stopped too
 }
 
 // allow takes stop back for good, so that the peer can be told why.
@@ -110,17 +125,33 @@ func (s *socket) allow() {
 	s.stopped, s.ending = false, true
 }
 
+// Close ends reads and writes in progress, too.
+func (s *socket) Close() error {
+	s.mu.Lock()
+	conn := s.conn
+	s.stopped = true // begin must not make another one of it
+	s.mu.Unlock()
+	return conn.Close()
+}
+
+func (s *socket) LocalAddr() net.Addr  { return s.local }
+func (s *socket) RemoteAddr() net.Addr { return s.remote }
+
 // SyscallConn is that of the connection, where it has one.
 func (s *socket) SyscallConn() (syscall.RawConn, error) {
-	if s.raw == nil {
-		return nil, errors.ErrUnsupported
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if sc, ok := s.conn.(syscall.Conn); ok {
+		return sc.SyscallConn()
 	}
-	return s.raw, nil
+	return nil, errors.ErrUnsupported
 }
 
 // CloseWrite ends one direction, where the transport can.
 func (s *socket) CloseWrite() error {
-	if half, ok := s.Conn.(interface{ CloseWrite() error }); ok {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if half, ok := s.conn.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
 	}
 	return errors.ErrUnsupported
@@ -155,7 +186,7 @@ func (l *link) reason(err error) error {
 func (l *link) end(err error, frame uint64, group string, cg uint64) {
 	defer l.forget()
 	defer l.cancel(err)
-	l.sock.idle = nil
+	l.sock.end()
 	if !blames(err) {
 		_ = l.conn.Close() // err tells more
 		return
