@@ -38,29 +38,42 @@ func pourBytes(ctx context.Context, a *assignment) error {
 	}
 }
 
-// receiveFloor: bytes that another process sends over TCP on loopback are received into registered buffers and written
-// one after the other, 256 KiB at a time; in blocks per second.
-func (r *run) receiveFloor(ctx context.Context, d time.Duration) (m measured, err error) {
+// receiveFloor is receiveAndWrite, the rate alone.
+func (r *run) receiveFloor(ctx context.Context, d time.Duration) (measured, error) {
+	m, _, err := r.receiveAndWrite(ctx, d)
+	return m, err
+}
+
+// receiveAndWrite: bytes that another process sends over TCP on loopback are received into registered buffers and written
+// one after the other, 256 KiB at a time. It returns the processor time of the other process, too, as if it had been as long as this one's.
+func (r *run) receiveAndWrite(ctx context.Context, d time.Duration) (m measured, sender time.Duration, err error) {
 	l, err := wire.Listen(ctx, "127.0.0.1:0")
 	if err != nil {
-		return m, err
+		return m, 0, err
 	}
 	defer l.Close()
 	a, err := assist("pour", pourOrder{l.Addr().String()})
 	if err != nil {
-		return m, err
+		return m, 0, err
 	}
 	defer func() { err = errors.Join(err, a.kill()) }()
 	nc, err := acceptWithin(l, assistantGrace)
 	if err != nil {
-		return m, a.failed(err)
+		return m, 0, a.failed(err)
 	}
 	defer nc.Close()
-	err = inOwnThread(func() error {
-		m, err = r.receive(ctx, nc, d)
+	var all uint64
+	if err := inOwnThread(func() (err error) {
+		m, all, err = r.receive(ctx, nc, d)
 		return err
-	})
-	return m, err
+	}); err != nil {
+		return m, 0, err
+	}
+	if err := a.kill(); err != nil {
+		return m, 0, err
+	}
+	s := a.command.ProcessState
+	return m, time.Duration(float64(s.UserTime()+s.SystemTime()) * float64(m.ops) / float64(all)), nil
 }
 
 func acceptWithin(l net.Listener, d time.Duration) (net.Conn, error) {
@@ -76,15 +89,16 @@ func acceptWithin(l net.Listener, d time.Duration) (net.Conn, error) {
 	return nc, nil
 }
 
-func (r *run) receive(ctx context.Context, nc net.Conn, d time.Duration) (m measured, err error) {
+// receive returns how many blocks there were in all, too.
+func (r *run) receive(ctx context.Context, nc net.Conn, d time.Duration) (m measured, all uint64, err error) {
 	arena, err := ring.NewArena(sequentialDepth * sequentialPiece)
 	if err != nil {
-		return m, err
+		return m, 0, err
 	}
 	defer func() { err = errors.Join(err, arena.Close()) }()
 	q, err := r.dev.NewQueue(ring.QueueOptions{Depth: sequentialDepth, Arenas: []*ring.Arena{arena}})
 	if err != nil {
-		return m, err
+		return m, 0, err
 	}
 	defer func() { err = errors.Join(err, q.Close()) }()
 	p := &pipeline{nc: nc, bare: bare{load: load{op: ring.OpWrite, size: sequentialPiece, depth: sequentialDepth}, q: q, mem: arena.Bytes(),
@@ -93,12 +107,12 @@ func (r *run) receive(ctx context.Context, nc net.Conn, d time.Duration) (m meas
 		p.free = append(p.free, i)
 	}
 	if err := p.runFor(ctx, d/4); err != nil { // the connection gets going
-		return m, err
+		return m, 0, err
 	}
 	before, cpu, start := p.done, processCPU(), time.Now()
 	err = p.runFor(ctx, d)
 	m = measured{(p.done - before) * pieceBlocks, time.Since(start), processCPU() - cpu}
-	return m, err
+	return m, p.done * pieceBlocks, err
 }
 
 // pipeline receives and writes; it belongs to one goroutine.

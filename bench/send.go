@@ -33,6 +33,8 @@ type sentReport struct {
 	Late    uint64  // CGs that were cut late because the one before was not final
 	Short   uint64  // CGs that were cut before their time because they had the most updates
 	Sample  []uint64
+	Total   uint64        // blocks acknowledged, those before and after Seconds too
+	CPU     time.Duration // of the sender, for all of these
 }
 
 // frameUpdates is how many updates of one block one frame has.
@@ -85,6 +87,7 @@ func sendUpdates(ctx context.Context, a *assignment) error {
 		return err
 	}
 	s.report.Last, s.report.Sample = s.CG-1, s.sample
+	s.report.Total, s.report.CPU = s.takenBytes()/engine.BlockSize, processCPU()
 	if err := a.out.Encode(s.report); err != nil {
 		return err
 	}
