@@ -37,9 +37,12 @@ type threadConn struct {
 
 // direction is one of the two in which bytes go.
 type direction struct {
-	by    atomic.Int64 // deadline in nanoseconds since 1970; 0: none
+	by    atomic.Int64 // deadline in nanoseconds since began; 0: none
 	event int          // an eventfd that ends the sleep of the one goroutine that waits; -1 once closed
 }
+
+// began is what deadlines count from: on the clock that nobody sets.
+var began = time.Now()
 
 // errNothing: nothing has arrived.
 var errNothing = errors.New("nothing has arrived")
@@ -166,7 +169,7 @@ func (c *threadConn) check(d *direction) error {
 	if c.closing.Load() {
 		return net.ErrClosed
 	}
-	if t := d.by.Load(); t != 0 && time.Now().UnixNano() >= t {
+	if t := d.by.Load(); t != 0 && int64(time.Since(began)) >= t {
 		return os.ErrDeadlineExceeded
 	}
 	return nil
@@ -197,7 +200,7 @@ func timeout(by int64) int {
 	if by == 0 {
 		return -1
 	}
-	left := time.Until(time.Unix(0, by))
+	left := time.Duration(by) - time.Since(began)
 	return int(max(0, min((left+time.Millisecond-1)/time.Millisecond, math.MaxInt32)))
 }
 
@@ -214,9 +217,9 @@ func (d *direction) lower() {
 func (d *direction) set(t time.Time) {
 	by := int64(0)
 	if !t.IsZero() {
-		by = max(1, t.UnixNano())
+		by = max(1, int64(t.Sub(began)))
 	}
-	if d.by.Swap(by); by != 0 && time.Now().UnixNano() >= by {
+	if d.by.Store(by); by != 0 && int64(time.Since(began)) >= by {
 		d.raise()
 	}
 }
