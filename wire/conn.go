@@ -16,9 +16,11 @@ type Options struct {
 	// IdleTimeout is how long the peer may send nothing before reads fail with ErrSilent. It also bounds
 	// Dial. The two sides of a connection need not agree on it, as long as both have at least a second. Default 3 s.
 	IdleTimeout time.Duration
-	// WriteTimeout is how long a write may get no further while nothing comes from the peer either. A peer that
-	// is heard of may take its time: it pushes back because its pool is full, or the network is slow. Default 3 s.
+	// WriteTimeout is how long a write may get no further: a peer that takes in nothing is of no use, even if it sends signs of life. Default 3 s.
 	WriteTimeout time.Duration
+	// StallTimeout is the same for what a primary sends to a secondary, as long as that sends signs of life: it may push back because its
+	// pool is full, and says so by its Credits, each of which begins the time anew; or its devices hang. Default 10 times WriteTimeout.
+	StallTimeout time.Duration
 }
 
 // unacknowledged is how long what was sent may wait for the peer's kernel. It is longer than IdleTimeout, so that who reads
@@ -36,6 +38,9 @@ func (o Options) withDefaults() Options {
 	if o.WriteTimeout <= 0 {
 		o.WriteTimeout = 3 * time.Second
 	}
+	if o.StallTimeout <= 0 {
+		o.StallTimeout = 10 * o.WriteTimeout
+	}
 	return o
 }
 
@@ -46,6 +51,9 @@ func (o Options) withDefaults() Options {
 // sent or nothing was heard, and Pong for the Pings that Next takes in; Next shows neither. A peer that is alive is thus
 // never silent for longer than half of IdleTimeout, however busy its reader is. The reader itself
 // never writes: two peers that both wait to write would otherwise wait for each other.
+//
+// A peer that sends signs of life and takes in nothing is given up after WriteTimeout, a secondary by its primary after StallTimeout: the write
+// fails with ErrStalled, and so does the read.
 //
 // A side that does not read for long (a secondary whose pool is full) notices no silence, and neither does one whose words alone get lost.
 // So the kernel ends a TCP connection on which nothing that was sent, pings included, is acknowledged for a little longer
@@ -60,11 +68,16 @@ type Conn struct {
 	features uint64
 	made     time.Time
 	heard    atomic.Int64 // when bytes last came, in nanoseconds since made
-	due      time.Time    // the write deadline; owned by who writes
-	sent     atomic.Bool  // something was written since the last look of the keepalive
-	ping     Ping         // reused by Next
-	coder    coder        // reused by Next
-	pings    chan uint64  // Next to keepalive: the token to answer; holds one
+	said     atomic.Int64 // the same of a frame that is no sign of life only
+	patience time.Duration
+	due      time.Time             // the write deadline; owned by who writes, as are the next two
+	since    time.Time             // when the write in progress began, or last got further
+	stuck    bool                  // it got no further until its deadline, and goes on
+	failed   atomic.Pointer[error] // why a write ended the connection
+	sent     atomic.Bool           // something was written since the last look of the keepalive
+	ping     Ping                  // reused by Next
+	coder    coder                 // reused by Next
+	pings    chan uint64           // Next to keepalive: the token to answer; holds one
 	closing  chan struct{}
 
 	life   sync.Mutex     // held while alive grows or closed is set
@@ -75,6 +88,7 @@ type Conn struct {
 // NewConn makes a connection of nc, which it owns from then on.
 func NewConn(nc net.Conn, o Options) *Conn {
 	c := &Conn{nc: nc, options: o.withDefaults(), made: time.Now(), closing: make(chan struct{}), pings: make(chan uint64, 1)}
+	c.patience = c.options.WriteTimeout
 	c.r.src = (*impatient)(c)
 	c.w.init(nc)
 	c.w.arm = c.arm
@@ -85,16 +99,38 @@ func NewConn(nc net.Conn, o Options) *Conn {
 // arm bounds the write that follows.
 func (c *Conn) arm() error {
 	c.sent.Store(true)
-	c.due = time.Now().Add(c.options.WriteTimeout)
+	now := time.Now()
+	if !c.stuck {
+		c.since = now
+	}
+	c.stuck = false
+	c.due = now.Add(c.options.WriteTimeout)
 	return c.nc.SetWriteDeadline(c.due)
 }
 
-// again says whether a write that failed after n bytes goes on: its time is over, but not the peer's.
-func (c *Conn) again(err error, n int64) bool {
-	if !errors.Is(err, os.ErrDeadlineExceeded) || time.Now().Before(c.due) { // before: somebody else ended it
-		return false
+// again says whether a write that failed after n bytes goes on (nil): its time is over, but not the peer's. Else it says why not.
+func (c *Conn) again(err error, n int64) error {
+	switch {
+	case !errors.Is(err, os.ErrDeadlineExceeded) || time.Now().Before(c.due): // before: somebody else ended it
+		return err
+	case n > 0:
+		return nil
+	case c.silence() >= c.options.WriteTimeout:
+		return fmt.Errorf("%s takes in nothing, and nothing comes from it for %v: %w (%w)", c.name(), c.options.WriteTimeout, ErrSilent, err)
 	}
-	return n > 0 || c.silence() < c.options.WriteTimeout
+	stuck := time.Since(c.since)
+	if c.patience > c.options.WriteTimeout { // what it says tells that it pushes back
+		stuck = min(stuck, time.Since(c.made)-time.Duration(c.said.Load()))
+	}
+	if stuck < c.patience {
+		c.stuck = true
+		return nil
+	}
+	err = fmt.Errorf("%s has taken in nothing for %v, although it sends signs of life: %w (%w)", c.name(), c.patience, ErrStalled, err)
+	if c.failed.CompareAndSwap(nil, &err) {
+		_ = c.nc.Close() // frees who reads; err says why
+	}
+	return err
 }
 
 // silence is how long nothing has come from the peer.
@@ -107,7 +143,7 @@ type impatient Conn
 
 func (c *impatient) Read(p []byte) (int, error) {
 	if err := c.nc.SetReadDeadline(time.Now().Add(c.options.IdleTimeout)); err != nil {
-		return 0, err
+		return 0, (*Conn)(c).whyFailed(err)
 	}
 	n, err := c.nc.Read(p)
 	if n > 0 {
@@ -119,8 +155,18 @@ func (c *impatient) Read(p []byte) (int, error) {
 		err = fmt.Errorf("nothing from %s for %v: %w (%w)", (*Conn)(c).name(), c.options.IdleTimeout, ErrSilent, err)
 	case errors.Is(err, syscall.ETIMEDOUT):
 		err = fmt.Errorf("nothing acknowledged by %s for %v: %w (%w)", (*Conn)(c).name(), c.options.unacknowledged(), ErrSilent, err)
+	default:
+		err = (*Conn)(c).whyFailed(err)
 	}
 	return n, err
+}
+
+// whyFailed is the error of the write that ended the connection, or else err.
+func (c *Conn) whyFailed(err error) error {
+	if failed := c.failed.Load(); failed != nil {
+		return *failed
+	}
+	return err
 }
 
 // name says who the peer is, for errors.
@@ -161,6 +207,7 @@ func (c *Conn) Next() (Header, []byte, error) {
 			if err := c.allowed(h); err != nil {
 				return Header{}, nil, err
 			}
+			c.said.Store(c.heard.Load())
 			return h, body, nil
 		}
 		if err != nil {

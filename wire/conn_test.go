@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -438,6 +439,9 @@ func TestCloseAwaitsKeepalive(t *testing.T) {
 func TestBusyReaderIsNotSilent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, s := pipePair(t)
+		if err := p.nc.SetReadDeadline(time.Time{}); err != nil { // that of the handshake
+			t.Fatal(err)
+		}
 		go io.Copy(io.Discard, p.nc) // takes s's pings, without ever answering
 		heard := make(chan error, 1)
 		go func() {
@@ -472,37 +476,91 @@ func TestWriteTimeout(t *testing.T) {
 	})
 }
 
-// A write that gets no further does not fail while the peer is heard of: it pushes back. It fails once that falls silent.
-func TestPeerThatPushesBack(t *testing.T) {
+// A peer that sends signs of life and takes in nothing is given up, and whoever reads from it learns why.
+func TestPeerThatTakesInNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := net.Pipe()
 		c, peer := NewConn(a, Options{}), NewWriter(b)
-		heard := make(chan error, 1)
+		heard, wrote := make(chan error, 1), make(chan error, 1)
 		go func() {
 			_, _, err := c.Next()
 			heard <- err
 		}()
-		wrote := make(chan error, 1)
+		start := time.Now()
 		go func() { wrote <- c.WriteMessage(&Status{}) }() // nobody reads b
-		for range 60 {
+		for peer.WriteMessage(&Pong{}) == nil {
 			time.Sleep(time.Second)
-			if err := peer.WriteMessage(&Pong{}); err != nil {
-				t.Fatal(err)
+		}
+		for who, err := range map[string]error{"the writer": <-wrote, "the reader": <-heard, "the next writer": c.WriteMessage(&Status{})} {
+			if !errors.Is(err, ErrStalled) || errors.Is(err, ErrSilent) || !strings.Contains(err.Error(), "has taken in nothing for 3s") {
+				t.Errorf("%s: %v", who, err)
 			}
 		}
-		last := time.Now()
+		if d := time.Since(start); d > 5*time.Second { // 3 s, and the sleep that was going on
+			t.Errorf("after %v", d)
+		}
+		c.Close()
+		b.Close()
+	})
+}
+
+// A secondary may push back for as long as it tells of it; with signs of life alone it has ten times as long as others.
+func TestSecondaryThatPushesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := net.Pipe()
+		c, s := NewConn(a, Options{}), NewConn(b, Options{})
+		answered := make(chan error, 1)
+		go func() {
+			_, err := s.Answer(Hello{Role: RoleSecondary, Node: "s1"}, nil)
+			answered <- err
+		}()
+		if _, err := c.Handshake(Hello{Role: RolePrimary, Node: "p1"}); err != nil || <-answered != nil {
+			t.Fatal(err)
+		}
+		heard, wrote := make(chan error, 1), make(chan error, 1)
+		go func() {
+			for {
+				if _, _, err := c.Next(); err != nil {
+					heard <- err
+					return
+				}
+			}
+		}()
+		go func() { wrote <- c.WriteMessage(&Status{}) }() // s is not read from; its keepalive pings
+		var last time.Time
+		for range 200 {
+			time.Sleep(time.Second)
+			if err := s.WriteMessage(&Credit{Applied: 1}); err != nil {
+				t.Fatal(err)
+			}
+			last = time.Now()
+		}
 		select {
 		case err := <-wrote:
-			t.Fatalf("given up while the peer was heard of: %v", err)
+			t.Fatalf("given up while it said that it pushes back: %v", err)
 		default:
 		}
-		if err := <-heard; !errors.Is(err, ErrSilent) || time.Since(last) != 3*time.Second {
-			t.Errorf("%v after %v of silence", err, time.Since(last))
+		err := <-wrote
+		if d := time.Since(last); !errors.Is(err, ErrStalled) || d < 30*time.Second || d > 33*time.Second || !strings.Contains(err.Error(), `secondary "s1"`) {
+			t.Errorf("%v after %v", err, d)
 		}
-		c.Close() // as every reader does then
-		if err := <-wrote; err == nil || time.Since(last) != 3*time.Second {
-			t.Errorf("the write: %v after %v of silence", err, time.Since(last))
+		if err := <-heard; !errors.Is(err, ErrStalled) {
+			t.Errorf("the reader: %v", err)
 		}
+		c.Close()
+		s.Close()
+	})
+}
+
+// A peer that takes in nothing falls silent, too: that is what is said of it.
+func TestPeerThatFallsSilentMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := net.Pipe()
+		c := NewConn(a, Options{})
+		if err := c.WriteMessage(&Status{}); !errors.Is(err, ErrSilent) || !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Error(err)
+		}
+		c.Close()
 		b.Close()
 	})
 }

@@ -82,6 +82,8 @@ var (
 var (
 	// ErrSilent: the peer sent nothing for Options.IdleTimeout.
 	ErrSilent = errors.New("peer is silent")
+	// ErrStalled: the peer sends signs of life, but takes in nothing of what is written to it.
+	ErrStalled = errors.New("peer takes in nothing")
 	// ErrPlain: an address that would need TLS.
 	ErrPlain = errors.New("plain TCP is for loopback addresses only")
 )

@@ -20,7 +20,9 @@ func (c *Conn) Handshake(own Hello) (peer Hello, err error) {
 	if !mayDial(own.Role, peer.Role) {
 		return Hello{}, c.abandon(fmt.Errorf("wire: %w: a %v has nothing to say to a %v; dialed the wrong address?", ErrRefused, own.Role, peer.Role))
 	}
-	if own.Role != RolePrimary { // a secondary may push back: see Conn
+	if own.Role == RolePrimary {
+		c.patience = c.options.StallTimeout
+	} else { // a secondary may push back: see Conn
 		if err := boundUnacknowledged(c.nc, c.options.unacknowledged()); err != nil {
 			return Hello{}, c.abandon(err)
 		}

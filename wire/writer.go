@@ -12,8 +12,8 @@ import (
 // are written whole, one after the other. The first failed write is final, for it may have left
 // half a frame behind.
 type Writer struct {
-	arm   func() error            // sets the deadline of a write; may be nil
-	again func(error, int64) bool // whether a write that failed after so many bytes goes on; set with arm
+	arm   func() error             // sets the deadline of a write; may be nil
+	again func(error, int64) error // nil: a write that failed after so many bytes goes on; else why not. Set with arm
 
 	// turn holds one token: who took it writes. It is a channel, not a mutex, so that in a synctest
 	// bubble a writer that waits lets time pass.
@@ -116,7 +116,10 @@ func (w *Writer) WriteUpdates(b *Batch, sequence uint64) error {
 func (w *Writer) write(p []byte) error {
 	for {
 		n, err := w.dst.Write(p)
-		if err == nil || !w.goOn(err, int64(n)) {
+		if err == nil {
+			return nil
+		}
+		if err = w.goOn(err, int64(n)); err != nil {
 			return err
 		}
 		p = p[n:]
@@ -126,15 +129,24 @@ func (w *Writer) write(p []byte) error {
 func (w *Writer) writeRest() error {
 	for {
 		n, err := w.rest.WriteTo(w.dst) // drops from rest what was written
-		if err == nil || !w.goOn(err, n) {
+		if err == nil {
+			return nil
+		}
+		if err = w.goOn(err, n); err != nil {
 			return err
 		}
 	}
 }
 
-// goOn says whether a write that failed is to go on behind the n bytes that it got through.
-func (w *Writer) goOn(err error, n int64) bool {
-	return w.again != nil && w.again(err, n) && w.arm() == nil
+// goOn is nil if a write that failed is to go on behind the n bytes that it got through.
+func (w *Writer) goOn(err error, n int64) error {
+	if w.again == nil {
+		return err
+	}
+	if why := w.again(err, n); why != nil {
+		return why
+	}
+	return w.arm()
 }
 
 // begin numbers h, puts it into raw and arms the deadline.
