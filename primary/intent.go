@@ -135,7 +135,7 @@ func (s *intentState) nextWrite(c *Core) *IntentWrite {
 	s.writing = true
 	s.served, s.waiting = append(s.served[:0], s.waiting...), s.waiting[:0]
 	s.marks, s.wanted = append(s.marks[:0], s.wanted...), s.wanted[:0]
-	if size := 2 * recordSize(len(s.marks)); !s.appendable || (s.snapshotDue && mayRetry) || s.end+size > s.snapshotAt+intentLogRoom {
+	if size := 2 * recordSize(len(s.marks)); !s.appendable || c.unlogged(s.marks) || (s.snapshotDue && mayRetry) || s.end+size > s.snapshotAt+intentLogRoom {
 		s.startSnapshot(c)
 	} else {
 		s.write = IntentWrite{File: s.good, Off: s.end}
@@ -144,7 +144,12 @@ func (s *intentState) nextWrite(c *Core) *IntentWrite {
 	return &s.write
 }
 
-// logged gives marks as the log writes them. The newest snapshot has their volumes: one is due as soon as a volume joins.
+// unlogged says whether marks are of a volume that the newest snapshot does not have: it has joined since, while a failure held the next one back.
+func (c *Core) unlogged(marks []mark) bool {
+	return slices.ContainsFunc(marks, func(m mark) bool { return c.volumes[m.volume].logIndex < 0 })
+}
+
+// logged gives marks as the log writes them.
 func (c *Core) logged(marks []mark) []mark {
 	out := slices.Clone(marks)
 	for i := range out {

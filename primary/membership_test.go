@@ -150,3 +150,19 @@ func TestBadVolumesDoNotJoin(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// After a failure no snapshot is tried for a while unless hosts need one; a host that writes to a volume which has joined meanwhile does.
+func TestVolumeJoinsAfterTheLogFailed(t *testing.T) {
+	w := synced(t, testOptions())
+	w.write(0, 0, BlockSize)
+	w.finishIntent(errDevice)
+	w.write(0, 0, BlockSize)
+	w.settle() // the log is sound again
+	w.add("new", w.peers[0])
+	w.write(2, 0, BlockSize)
+	w.settle()
+	log := LoadIntent(w.files)
+	if log.Problem != "" || len(log.Volumes) != 3 || log.Volumes[2].Marks[0] != 1 {
+		t.Fatalf("%+v", log)
+	}
+}
