@@ -46,6 +46,9 @@ func (e *exports) Lookup(_ context.Context, name string) (nbd.Device, func(), er
 	if err != nil {
 		return nil, nil, fmt.Errorf("export %q: %w; known are %q", name, err, e.List())
 	}
+	if err := v.CheckWhole(); err != nil {
+		return nil, nil, fmt.Errorf("export %q: %w", name, err)
+	}
 	return &device{volume: v, reads: &e.reads}, nil, nil
 }
 
@@ -62,9 +65,14 @@ func (d *device) Info() nbd.Info {
 		Description: "copy of volume " + d.volume.Name() + " of group " + d.volume.Group().Name() + " as of its last final consistency group"}
 }
 
-// Start begins the requests of a batch.
+// Start begins the requests of a batch. A volume that was whole when a client chose it may be so no longer: it may have rejoined its group.
 func (d *device) Start(batch []*nbd.Request) {
+	err := d.volume.CheckWhole()
 	for _, r := range batch {
+		if err != nil {
+			r.Finish(err)
+			continue
+		}
 		switch r.Cmd {
 		case nbd.CmdRead:
 			d.read(r)

@@ -154,20 +154,66 @@ func (r *rig) shows(dev nbd.Device, first, n int, want []byte) {
 // TestReq10_ReadsShowTheFinalView: a CG that is complete or linked is not seen before it is final.
 func TestReq10_ReadsShowTheFinalView(t *testing.T) {
 	r := newRig(t)
+	r.complete(3, 40)
+	r.finish()
 	dev := r.device()
-	r.shows(dev, 0, blocks, make([]byte, blocks*block))
-	r.complete(10, 500)
-	before := make([]byte, blocks*block)
+	before := bytes.Clone(r.want)
 	r.shows(dev, 0, blocks, before)
-	check(t, r.vol.Group().Link(t.Context(), engine.Command{Epoch: 1, CG: 1}))
+	r.complete(10, 500)
+	r.shows(dev, 0, blocks, before)
+	check(t, r.vol.Group().Link(t.Context(), engine.Command{Epoch: 1, CG: 2}))
 	r.shows(dev, 0, blocks, before)
 	r.finish()
 	r.shows(dev, 0, blocks, r.want)
 	r.shows(dev, 505, 10, r.want[505*block:515*block])
 }
 
+// TestOnlyWholeVolumesAreServed: not before a CG with all of the volume is final, and no longer when it rejoined its group, to those neither who have
+// it open.
+func TestOnlyWholeVolumesAreServed(t *testing.T) {
+	r := newRig(t)
+	refused := func(when string) {
+		t.Helper()
+		if _, _, err := Volumes(r.pool).Lookup(t.Context(), "shop/data"); !errors.Is(err, engine.ErrNotWhole) {
+			t.Errorf("%s: %v", when, err)
+		}
+	}
+	refused("nothing is final")
+	r.complete(0, 9)
+	refused("CG 1 is complete")
+	r.finish()
+	dev := r.device()
+	if _, err := r.pool.CreateVolume(t.Context(), "shop", "other", block); err != nil {
+		t.Fatal(err)
+	}
+	g := r.vol.Group()
+	check(t, g.Join(t.Context(), must(g.Volume("other")))) // one must stay
+	done := make(chan error, 1)
+	r.put <- func(w *engine.Writer) { done <- w.Unbind(r.vol) }
+	check(t, <-done)
+	check(t, g.SetAside(t.Context(), "data"))
+	r.shows(dev, 0, 9, r.want[:9*block])
+	check(t, g.Rejoin(t.Context(), "data"))
+	refused("rejoined")
+	for _, cmd := range []nbd.Command{nbd.CmdRead, nbd.CmdBlockStatus} {
+		if err := do(dev, cmd, 0, block, nil); !errors.Is(err, engine.ErrNotWhole) {
+			t.Errorf("%v: %v", cmd, err)
+		}
+	}
+}
+
+func must[T any](x T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return x
+}
+
 func TestNothingIsWritten(t *testing.T) {
-	dev := newRig(t).device()
+	r := newRig(t)
+	r.complete(0, 1)
+	r.finish()
+	dev := r.device()
 	for _, cmd := range []nbd.Command{nbd.CmdWrite, nbd.CmdTrim, nbd.CmdWriteZeroes, nbd.CmdFlush} {
 		if err := do(dev, cmd, 0, block, nil); !errors.Is(err, unix.EPERM) {
 			t.Errorf("%v: %v, want EPERM", cmd, err)

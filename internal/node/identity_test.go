@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/farside-storage/farside/internal/config"
+	"github.com/farside-storage/farside/internal/nbdclient"
 	"github.com/farside-storage/farside/internal/target"
 	"github.com/farside-storage/farside/manager"
 	"github.com/farside-storage/farside/primary"
@@ -92,8 +93,8 @@ func TestVolumeMadeAgainGetsAFirstCopy(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got := r.shown(r.places[0]); got != 0 {
-		t.Fatalf("the new volume shows %q", got)
+	if c, err := nbdclient.Dial(t.Context(), r.socket("s1n"), "g/a"); err == nil {
+		t.Fatalf("the new volume is served: %v", c.Close())
 	}
 	r.start(Primary, r.primary("p1"))
 	r.start(Manager, r.manager("m1", "5ms"))

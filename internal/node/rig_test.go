@@ -16,6 +16,7 @@ import (
 	"github.com/farside-storage/farside/engine"
 	"github.com/farside-storage/farside/internal/config"
 	"github.com/farside-storage/farside/internal/nbdclient"
+	"github.com/farside-storage/farside/internal/target"
 	"github.com/farside-storage/farside/manager"
 	"github.com/farside-storage/farside/ring"
 	"github.com/farside-storage/farside/wire"
@@ -272,6 +273,16 @@ func (r *rig) write(p place, fill byte) {
 // shown reads from the copy what write wrote.
 func (r *rig) shown(p place) byte {
 	r.t.Helper()
+	await(r, p.secondary, func(s target.Status) error { // else it is not served
+		for _, g := range s.Groups {
+			for _, v := range g.Volumes {
+				if g.Name == p.group && v.Name == p.name && v.WholeSince > 0 {
+					return nil
+				}
+			}
+		}
+		return fmt.Errorf("volume %s/%s is not whole", p.group, p.name)
+	})
 	c, err := nbdclient.Dial(r.t.Context(), r.socket(p.secondary+"n"), p.group+"/"+p.name)
 	if err != nil {
 		r.t.Fatal(err)

@@ -51,6 +51,7 @@ func engineCode(err error) wire.ErrorCode {
 		{engine.ErrStaleEpoch, wire.CodeStaleEpoch},
 		{engine.ErrUnknown, wire.CodeUnknown},
 		{engine.ErrPastEnd, wire.CodeSize},
+		{engine.ErrSetAside, wire.CodeSetAside},
 		{engine.ErrState, wire.CodeState},
 		{engine.ErrDropped, wire.CodeState},
 		{engine.ErrPoolFull, wire.CodePoolFull},

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -111,6 +112,10 @@ func Match(g *engine.Group, a *wire.Attach) ([]*engine.Volume, error) {
 				ref.Name, a.Group, ref.Size, v.Size())
 		}
 		seen[ref.Name] = true
+		if m := v.Membership(); m.Standing == engine.SetAside {
+			return nil, refuse(wire.CodeSetAside, "volume %q of group %q was set aside at CG %d: leave it out of the primary, or have it rejoin (farside volume rejoin)",
+				ref.Name, a.Group, m.AsideAt)
+		}
 		vols[i] = v
 	}
 	return vols, nil
@@ -124,7 +129,7 @@ func Identify(ctx context.Context, pool *engine.Pool, vols []*engine.Volume) ([]
 		if err != nil {
 			return nil, fromEngine(err)
 		}
-		out[i] = wire.VolumeState{Identity: identity(pool, v), Holds: holds, Whole: true}
+		out[i] = wire.VolumeState{Identity: identity(pool, v), Holds: holds, Whole: v.Membership().Whole()}
 	}
 	return out, nil
 }
@@ -181,6 +186,18 @@ func (n *Node) takeOver(l *link, d *desk, a *wire.Attach, vols []*engine.Volume)
 			}
 			return refuse(wire.CodeState, "group %q: stream %x did not let go of its volumes within %v, its device may hang; attach again later",
 				a.Group, s.stream, n.opts.TakeoverTimeout)
+		}
+	}
+	return nil
+}
+
+// holder finds the session that has a volume; nil: none.
+func (d *desk) holder(v *engine.Volume) *session {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, s := range d.sessions {
+		if slices.Contains(s.bound, v) {
+			return s
 		}
 	}
 	return nil

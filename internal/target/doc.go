@@ -23,6 +23,9 @@
 //     the primary's device.
 //   - A volume has one session. A newer stream of the same volumes ends the older one, and is
 //     bound only when that has let go.
+//   - A volume is waited for, durably, from the first Attach on: a CG that becomes complete after that has it. Attached is not sent while a CG is complete without the
+//     volume and not final, so that a primary takes no CG for one that has what it sent. Before, and once it is set aside, CGs become complete without it.
+//   - A volume that is not whole may be in a CG in part, as its manifest says. A part of a whole one is refused.
 //   - A full pool stops the reading of that session, nothing else, and passes by itself.
 //   - After Close no goroutine of the node is left, and every writer is closed.
 package target

@@ -27,6 +27,7 @@ func TestIdentityOfAVolume(t *testing.T) {
 	m.finish("shop", 1)
 	check(t, p.conn.Close())
 	p = r.attach(2, "shop", "b", "a")
+	first[1].Whole = true // it was in CG 1, as it is
 	if a := p.attached.Volumes[1]; a != (wire.VolumeState{Identity: first[0].Identity, Holds: true, Whole: true}) || p.attached.Volumes[0] != first[1] {
 		t.Errorf("%+v with CG 1 final, attached in another order", p.attached.Volumes)
 	}

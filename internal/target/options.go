@@ -31,6 +31,9 @@ type Options struct {
 	// TakeoverTimeout bounds how long a new stream waits for the older one to let go of its volumes, which
 	// takes as long as writes in progress. Default 10 s.
 	TakeoverTimeout time.Duration
+	// JoinPatience is how long a primary that attaches to a new volume waits for a CG that is complete without it before the manager is
+	// told to give that CG up. Default 1 s.
+	JoinPatience time.Duration
 	// FullRecheck is how often a session looks again while the pool is full, beyond being told. Default
 	// 250 ms.
 	FullRecheck time.Duration
@@ -49,7 +52,7 @@ func (o *Options) fill() error {
 	if o.Name == "" || len(o.Name) > wire.MaxName {
 		return fmt.Errorf("target: Options.Name has %d bytes: want 1 to %d", len(o.Name), wire.MaxName)
 	}
-	if o.ResumeTimeout < 0 || o.TakeoverTimeout < 0 || o.FullRecheck < 0 || o.MaxConnections < 0 {
+	if o.ResumeTimeout < 0 || o.TakeoverTimeout < 0 || o.FullRecheck < 0 || o.JoinPatience < 0 || o.MaxConnections < 0 {
 		return errors.New("target: Options: timeouts and limits must not be negative")
 	}
 	def(&o.Window, 16<<20)
@@ -58,6 +61,7 @@ func (o *Options) fill() error {
 	}
 	def(&o.ResumeTimeout, 30*time.Second)
 	def(&o.TakeoverTimeout, 10*time.Second)
+	def(&o.JoinPatience, time.Second)
 	def(&o.FullRecheck, 250*time.Millisecond)
 	def(&o.MaxConnections, 1024)
 	if o.Logger == nil {

@@ -31,6 +31,8 @@ type Receiver struct {
 	updates  wire.Updates
 	zeroes   wire.ZeroRanges
 	manifest wire.Manifest
+	partial  []*engine.Volume // of the manifest in work
+	rest     []*engine.Volume
 }
 
 // attached is a volume with what was received of it in the CG in work.
@@ -49,12 +51,9 @@ type Source interface {
 }
 
 // NewReceiver makes a receiver of a stream for volumes of g, with a writer that it owns. Close it in any case, also
-// after an error.
+// after an error. The volumes should have joined their group (engine.Group.Join): else that is tried, without waiting.
 func NewReceiver(pool *engine.Pool, g *engine.Group, vols []*engine.Volume) (*Receiver, error) {
-	r := &Receiver{pool: pool, group: g, bound: vols, volumes: make([]attached, len(vols))}
-	for i, v := range vols {
-		r.volumes[i] = attached{Volume: v, blocks: v.Size() / engine.BlockSize}
-	}
+	r := idleReceiver(pool, g, vols)
 	w, err := pool.NewWriter()
 	if err != nil {
 		return r, fromEngine(err)
@@ -66,6 +65,15 @@ func NewReceiver(pool *engine.Pool, g *engine.Group, vols []*engine.Volume) (*Re
 		}
 	}
 	return r, nil
+}
+
+// idleReceiver takes nothing in.
+func idleReceiver(pool *engine.Pool, g *engine.Group, vols []*engine.Volume) *Receiver {
+	r := &Receiver{pool: pool, group: g, bound: vols, volumes: make([]attached, len(vols))}
+	for i, v := range vols {
+		r.volumes[i] = attached{Volume: v, blocks: v.Size() / engine.BlockSize}
+	}
+	return r
 }
 
 // Close lets go of the volumes. What was received and not sealed is forgotten.
@@ -331,11 +339,29 @@ func (r *Receiver) takeManifest(ctx context.Context, body []byte) error {
 		}
 		return err
 	}
-	if err := r.w.Seal(m.CG, r.bound...); err != nil {
+	if err := r.seal(m); err != nil {
 		return fromWriter(err)
 	}
 	r.begin()
 	return nil
+}
+
+// seal ends the CG for every volume: for those of which the manifest says so, with blocks of the first copy still missing.
+func (r *Receiver) seal(m *wire.Manifest) error {
+	r.partial, r.rest = r.partial[:0], r.rest[:0]
+	for i, v := range r.bound {
+		if m.Volumes[i].Partial {
+			r.partial = append(r.partial, v)
+		} else {
+			r.rest = append(r.rest, v)
+		}
+	}
+	if len(r.partial) > 0 {
+		if err := r.w.SealPartial(m.CG, r.partial...); err != nil {
+			return err
+		}
+	}
+	return r.w.Seal(m.CG, r.rest...)
 }
 
 func (r *Receiver) compare(m *wire.Manifest) error {
@@ -345,6 +371,12 @@ func (r *Receiver) compare(m *wire.Manifest) error {
 	for i, want := range m.Volumes {
 		v := &r.volumes[i]
 		got := v.digest.Manifest(uint32(i))
+		got.Partial = want.Partial
+		if since := v.Membership().WholeSince; want.Partial && since > 0 {
+			// Not a protocol error: CG since may have become final after the primary was told what is here.
+			return refuse(wire.CodeManifest, "manifest of CG %d, volume %q (handle %d): it says partial, and the volume is whole since CG %d: "+
+				"attach again, and send what changed within one CG", m.CG, v.Name(), i, since)
+		}
 		if plant.On(plant.ManifestCountOnly) {
 			got.Digest = want.Digest
 		}

@@ -3,6 +3,7 @@ package target
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -68,9 +69,13 @@ func (s *session) holds(vols []*engine.Volume) bool {
 // run is the session's goroutine: one writer, any number of connections one after the other.
 func (s *session) run() {
 	log := s.node.opts.Logger.With("group", s.group.Name(), "stream", uuidString(s.stream))
-	var err error
-	s.rx, err = NewReceiver(s.node.opts.Pool, s.group, s.bound) // its writer is this goroutine's
-	var last *link                                              // to be ended when the volumes are free: its primary may attach again at once
+	err := s.join()
+	if err == nil {
+		s.rx, err = NewReceiver(s.node.opts.Pool, s.group, s.bound) // its writer is this goroutine's
+	} else {
+		s.rx = idleReceiver(s.node.opts.Pool, s.group, s.bound)
+	}
+	var last *link // to be ended when the volumes are free: its primary may attach again at once
 	for l := s.await(s.node.opts.ResumeTimeout); l != nil; l = s.await(s.node.opts.ResumeTimeout) {
 		unhook := context.AfterFunc(s.ctx, func() { l.stop(context.Cause(s.ctx)) })
 		if err == nil {
@@ -93,6 +98,25 @@ func (s *session) run() {
 	if last != nil {
 		last.end(err, s.frame, s.group.Name(), s.rx.frameCG)
 	}
+}
+
+// join has the group wait for the volumes. Where a CG is complete without one of them, it waits until that is final, or was discarded. It may be
+// the primary that is waited for: it cannot say that its part of the CG is sent. So after a while the manager is told to give it up.
+func (s *session) join() error {
+	opts := &s.node.opts
+	ctx, cancel := context.WithTimeout(s.ctx, opts.JoinPatience)
+	err := s.group.Join(ctx, s.bound...)
+	cancel()
+	if errors.Is(err, context.DeadlineExceeded) && s.ctx.Err() == nil {
+		if st, err := s.group.State(s.ctx); err == nil && st.Complete > st.Linked {
+			opts.Events.Refused(s.group.Name(), st.Complete, fmt.Errorf("group %q: CG %d became complete without volumes to which a primary attaches now", s.group.Name(), st.Complete))
+		}
+		err = s.group.Join(s.ctx, s.bound...)
+	}
+	if why := context.Cause(s.ctx); err != nil && why != nil {
+		return why
+	}
+	return fromEngine(err)
 }
 
 // free lets go of the writer and the volumes.
@@ -186,7 +210,22 @@ func (s *session) met(l *link) {
 	s.stats.peer, s.stats.since, s.stats.err = l.peer.Node, l.since, ""
 }
 
+// connected gives the node of the primary that is connected, or about to be; "" if none is.
+func (s *session) connected() string {
+	s.desk.mu.Lock()
+	defer s.desk.mu.Unlock()
+	for _, l := range []*link{s.next, s.current} {
+		if l != nil {
+			return l.peer.Node
+		}
+	}
+	return ""
+}
+
 func (s *session) parted(err error) {
+	s.desk.mu.Lock()
+	s.current = nil // nobody is connected
+	s.desk.mu.Unlock()
 	s.stats.full.Store(false)
 	s.stats.mu.Lock()
 	defer s.stats.mu.Unlock()

@@ -60,6 +60,12 @@ type VolumeStatus struct {
 	Name     string `json:"name"`
 	Bytes    uint64 `json:"bytes"`
 	Identity string `json:"identity"` // of this volume and no other, also of none that is made again under its name
+	// Standing is "awaited" if each CG of the group has the volume, "unattached" if no primary has attached to it yet, or "set aside".
+	Standing string `json:"standing"`
+	// WholeSince is the CG since which the volume has all of its first copy; 0: it has not, and is not served as a copy.
+	WholeSince uint64 `json:"whole_since"`
+	// SetAsideAt is the CG that the copy shows if it is set aside, 0 if none was final.
+	SetAsideAt uint64 `json:"set_aside_at,omitempty"`
 }
 
 // SessionStatus is a primary's stream.
@@ -122,7 +128,9 @@ func (n *Node) groupStatus(ctx context.Context) []GroupStatus {
 		gs := GroupStatus{Name: g.Name(), Epoch: st.Epoch, Manager: n.leaders.name(g.Name()), Final: st.Final, Linked: st.Linked, Complete: st.Complete,
 			Receiving: st.Receiving, Discarded: st.Discarded, Error: text(err), Volumes: []VolumeStatus{}}
 		for _, v := range g.Volumes() {
-			gs.Volumes = append(gs.Volumes, VolumeStatus{v.Name(), v.Size(), uuidString(identity(n.opts.Pool, v))})
+			m := v.Membership()
+			gs.Volumes = append(gs.Volumes, VolumeStatus{Name: v.Name(), Bytes: v.Size(), Identity: uuidString(identity(n.opts.Pool, v)),
+				Standing: m.Standing.String(), WholeSince: m.WholeSince, SetAsideAt: m.AsideAt})
 		}
 		out = append(out, gs)
 	}

@@ -569,7 +569,8 @@ func TestStatus(t *testing.T) {
 	}
 	i := slices.IndexFunc(st.Groups, func(g GroupStatus) bool { return g.Name == "shop" })
 	want := GroupStatus{Name: "shop", Epoch: 3, Manager: "peer", Final: 1, Linked: 1, Complete: 1, Receiving: 1,
-		Volumes: []VolumeStatus{{"a", 1024 * block, r.identity("shop", "a")}, {"b", 1024 * block, r.identity("shop", "b")}}}
+		Volumes: []VolumeStatus{{Name: "a", Bytes: 1024 * block, Identity: r.identity("shop", "a"), Standing: "awaited", WholeSince: 1},
+			{Name: "b", Bytes: 1024 * block, Identity: r.identity("shop", "b"), Standing: "awaited", WholeSince: 1}}}
 	if diff := cmp.Diff(want, st.Groups[i]); diff != "" {
 		t.Error(diff)
 	}
@@ -659,7 +660,7 @@ func TestToolKeepsVolumes(t *testing.T) {
 	for range 2 { // the second changes nothing
 		st := ask(fresh)
 		i := slices.IndexFunc(st.Groups, func(g GroupStatus) bool { return g.Name == "fresh" })
-		if i < 0 || !cmp.Equal(st.Groups[i].Volumes, []VolumeStatus{{"a", 1024 * block, r.identity("fresh", "a")}}) {
+		if i < 0 || !cmp.Equal(st.Groups[i].Volumes, []VolumeStatus{{Name: "a", Bytes: 1024 * block, Identity: r.identity("fresh", "a"), Standing: "awaited"}}) {
 			t.Fatalf("groups %+v", st.Groups)
 		}
 	}

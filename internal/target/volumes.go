@@ -20,8 +20,10 @@ func (n *Node) changeVolume(l *link, h wire.Header, body []byte) error {
 		err = n.makeVolume(l.ctx, &v)
 	case wire.VolumeDelete:
 		err = n.opts.Pool.DeleteVolume(l.ctx, v.Group, v.Name)
-	default:
-		err = fmt.Errorf("%v of volume %q of group %q: %w: this control cannot do that yet", v.Action, v.Name, v.Group, engine.ErrState)
+	case wire.VolumeSetAside:
+		err = n.setAside(l.ctx, &v)
+	case wire.VolumeRejoin:
+		err = n.rejoin(l.ctx, &v)
 	}
 	n.opts.Logger.Info("volume change", "peer", l.name(), "group", v.Group, "volume", v.Name, "bytes", v.Size, "action", v.Action.String(), "error", err)
 	if err == nil {
@@ -32,6 +34,45 @@ func (n *Node) changeVolume(l *link, h wire.Header, body []byte) error {
 		return fromEngine(err)
 	}
 	return l.conn.WriteMessage(e)
+}
+
+// setAside ends the part of a volume in its group. A primary that is connected is not cut off: it would be refused whenever it attaches, with
+// all its other volumes. A stream whose primary is away is forgotten.
+func (n *Node) setAside(ctx context.Context, v *wire.Volume) error {
+	g, err := n.opts.Pool.Group(v.Group)
+	if err != nil {
+		return err
+	}
+	vol, err := g.Volume(v.Name)
+	if err != nil {
+		return err
+	}
+	d := n.desk(v.Group)
+	d.attaching.Lock() // who attaches meanwhile is refused afterwards
+	defer d.attaching.Unlock()
+	s := d.holder(vol)
+	if s == nil {
+		return g.SetAside(ctx, v.Name)
+	}
+	if peer := s.connected(); peer != "" {
+		return fmt.Errorf("volume %q of group %q: %w: primary %q is attached to it; leave it out of the configuration there, then try again", v.Name, v.Group, engine.ErrState, peer)
+	}
+	s.cancel(refuse(wire.CodeSetAside, "volume %q of group %q is set aside", v.Name, v.Group))
+	select {
+	case <-s.done:
+		return g.SetAside(ctx, v.Name)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// rejoin ends setAside.
+func (n *Node) rejoin(ctx context.Context, v *wire.Volume) error {
+	g, err := n.opts.Pool.Group(v.Group)
+	if err != nil {
+		return err
+	}
+	return g.Rejoin(ctx, v.Name)
 }
 
 // makeVolume makes a volume unless it is there already.
