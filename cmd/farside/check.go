@@ -5,6 +5,8 @@ import (
 	"io"
 
 	"github.com/spf13/cobra"
+
+	"github.com/farside-storage/farside/internal/config"
 )
 
 // checkRequest says what to verify.
@@ -21,6 +23,8 @@ type checkReport struct {
 	Structures uint64        `json:"structures"`
 	DataBlocks uint64        `json:"data_blocks"`
 	Damage     []checkDamage `json:"damage"`
+	// Volumes that the pool has, and what the copies in them are good for.
+	Volumes []volumeInfo `json:"volumes"`
 }
 
 // checkDamage is one structure that does not hold.
@@ -49,6 +53,11 @@ func (d checkDamage) String() string {
 func (r checkReport) writeText(w io.Writer) error {
 	for _, d := range r.Damage {
 		if _, err := fmt.Fprintln(w, d); err != nil {
+			return err
+		}
+	}
+	for _, v := range r.Volumes {
+		if _, err := fmt.Fprintf(w, "volume %s: %s\n", config.ExportName(v.Group, v.Name), v.copyText()); err != nil {
 			return err
 		}
 	}

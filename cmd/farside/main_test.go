@@ -85,12 +85,20 @@ func fakes() services {
 		group:        fakeManager,
 		planRecovery: fakePlan, recoverGroups: fakeRecover,
 		listVolumes: func(context.Context, poolRequest) ([]volumeInfo, error) {
-			return []volumeInfo{{"shop", "data", 64 << 30, 17}, {"shop", "log", 8192, 0}}, nil
+			return []volumeInfo{{"shop", "data", 64 << 30, 17, "set aside", 3, 15}, {"shop", "log", 8192, 0, "awaited", 0, 0}}, nil
 		},
 		createVolume: func(context.Context, poolRequest, config.Volume) error { return nil },
-		deleteVolume: func(context.Context, poolRequest, string, string) error { return nil },
+		poolVolume: func(_ context.Context, _ poolRequest, change *wire.Volume) (volumeInfo, error) {
+			return fakeVolume(change)
+		},
+		controlVolume: func(_ context.Context, at config.Address, change *wire.Volume) (volumeInfo, error) {
+			if at.String() != "127.0.0.1:1" {
+				return volumeInfo{}, &wire.RemoteError{Message: wire.Error{Code: wire.CodeState, Text: "primary \"a1\" is attached to it"}}
+			}
+			return fakeVolume(change)
+		},
 		check: func(_ context.Context, r checkRequest, _ progressFunc) (checkReport, error) {
-			report := checkReport{OK: !r.Data, Structures: 12, DataBlocks: 5}
+			report := checkReport{OK: !r.Data, Structures: 12, DataBlocks: 5, Volumes: []volumeInfo{{"shop", "data", 64 << 30, 17, "awaited", 3, 0}}}
 			if r.Data {
 				report.Damage = []checkDamage{{"superblock 1", "/d", 262144, "checksum differs", true}, {"table page 3", "/d", 4096, "torn", false}}
 			}
@@ -182,6 +190,8 @@ func TestErrors(t *testing.T) {
 		{"volume-bad-size", exitUsage, []string{"volume", "create", "shop/data", "--size", "1000", "--device", image}},
 		{"volume-no-size", exitUsage, []string{"volume", "create", "shop/data", "--device", image}},
 		{"volume-delete-refused", exitRefused, []string{"volume", "delete", "shop/data", "--device", image}},
+		{"volume-rejoin-refused", exitRefused, []string{"volume", "rejoin", "shop/data", "--device", image}},
+		{"volume-set-aside-attached", exitRefused, []string{"volume", "set-aside", "shop/data", "--control", "127.0.0.1:9"}},
 		{"dump-unknown", exitUsage, []string{"dump", "everything", "--device", image}},
 		{"status-nobody", exitUsage, []string{"status"}},
 		{"status-not-loopback", exitUsage, []string{"status", "192.0.2.1:7400"}},
@@ -226,6 +236,22 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+func fakeVolume(change *wire.Volume) (volumeInfo, error) {
+	v := volumeInfo{Group: change.Group, Name: change.Name, Bytes: 8192, CG: 17, Standing: "unattached"}
+	if change.Action == wire.VolumeSetAside {
+		v.Standing, v.WholeSince, v.SetAsideAt = "set aside", 3, 17
+	}
+	return v, nil
+}
+
+func volumeKeys(at string) []string {
+	var keys []string
+	for _, k := range []string{"bytes", "cg", "group", "name", "standing", "whole_since"} {
+		keys = append(keys, at+"."+k)
+	}
+	return keys
+}
+
 // Results: text as in the golden file, JSON with exactly these keys.
 func TestResults(t *testing.T) {
 	dir := t.TempDir()
@@ -250,12 +276,16 @@ func TestResults(t *testing.T) {
 	}{
 		{"version", 0, []string{"version"}, []string{"arch", "commit", "format_version", "go", "modified", "os", "protocol_version", "version"}},
 		{"format", 0, []string{"format", "--device", image, "--pool", "b1"}, []string{"bytes", "data_bytes", "devices", "devices[]", "name", "pool"}},
-		{"volume-list", 0, []string{"volume", "list", "--config", b1}, []string{"volumes", "volumes[].bytes", "volumes[].cg", "volumes[].group", "volumes[].name"}},
+		{"volume-list", 0, []string{"volume", "list", "--config", b1}, append(volumeKeys("volumes[]"), "volumes", "volumes[].set_aside_at")},
+		{"volume-set-aside", 0, []string{"volume", "set-aside", "shop/data", "--device", image}, append(volumeKeys("now"), "now", "now.set_aside_at", "group", "name")},
+		{"volume-set-aside-running", 0, []string{"volume", "set-aside", "shop/data", "--control", "127.0.0.1:1"}, append(volumeKeys("now"), "now", "now.set_aside_at", "group", "name")},
+		{"volume-rejoin", 0, []string{"volume", "rejoin", "shop/data", "--force", "--control", "127.0.0.1:1"}, append(volumeKeys("now"), "now", "group", "name")},
+		{"volume-delete-running", 0, []string{"volume", "delete", "shop/data", "--force", "--control", "127.0.0.1:1"}, []string{"deleted", "group", "name"}},
 		{"volume-create", 0, []string{"volume", "create", "shop/data", "--size", "64GiB", "--device", image}, []string{"bytes", "created", "group", "name"}},
 		{"volume-delete", 0, []string{"volume", "delete", "shop/data", "--force", "--device", image}, []string{"deleted", "group", "name"}},
-		{"check", 0, []string{"check", "--device", image}, []string{"damage", "data_blocks", "ok", "structures"}},
-		{"check-damaged", 1, []string{"check", "--data", "--device", image}, []string{"damage", "damage[].device", "damage[].offset",
-			"damage[].redundant", "damage[].structure", "damage[].text", "data_blocks", "ok", "structures"}},
+		{"check", 0, []string{"check", "--device", image}, append(volumeKeys("volumes[]"), "volumes", "damage", "data_blocks", "ok", "structures")},
+		{"check-damaged", 1, []string{"check", "--data", "--device", image}, append(volumeKeys("volumes[]"), "volumes", "damage", "damage[].device", "damage[].offset",
+			"damage[].redundant", "damage[].structure", "damage[].text", "data_blocks", "ok", "structures")},
 		{"demo", 0, []string{"demo"}, []string{"device_bytes", "groups_final", "hold_p99_ms", "order_violations", "payload_bytes", "reverts", "rpo_p99_ms", "verified"}},
 		{"demo-failed", 1, []string{"demo", "--seed", "13"}, []string{"device_bytes", "groups_final", "hold_p99_ms", "order_violations", "payload_bytes", "reverts", "rpo_p99_ms", "verified"}},
 		{"config-check", 0, []string{"config", "check", b1}, []string{"file", "node", "ok", "role"}},

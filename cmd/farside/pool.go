@@ -81,10 +81,14 @@ func listVolumes(_ context.Context, r poolRequest) (volumes []volumeInfo, err er
 	}
 	for _, g := range report.Groups {
 		for _, v := range g.Volumes {
-			volumes = append(volumes, volumeInfo{Group: g.Name, Name: v.Name, Bytes: v.Size, CG: g.Final})
+			volumes = append(volumes, checkedVolume(g, v))
 		}
 	}
 	return volumes, nil
+}
+
+func checkedVolume(g engine.CheckGroup, v engine.CheckVolume) volumeInfo {
+	return volumeInfo{Group: g.Name, Name: v.Name, Bytes: v.Size, CG: g.Final, Standing: v.Standing, WholeSince: v.WholeSince, SetAsideAt: v.SetAsideAt}
 }
 
 func createVolume(ctx context.Context, r poolRequest, v config.Volume) error {
@@ -92,10 +96,6 @@ func createVolume(ctx context.Context, r poolRequest, v config.Volume) error {
 		_, err := p.CreateVolume(ctx, v.Group, v.Name, uint64(v.Size))
 		return err
 	})
-}
-
-func deleteVolume(ctx context.Context, r poolRequest, group, name string) error {
-	return withPool(r, func(p *engine.Pool) error { return p.DeleteVolume(ctx, group, name) })
 }
 
 // checkPool verifies a pool that no secondary control has open.
@@ -111,7 +111,12 @@ func checkPool(_ context.Context, r checkRequest, report progressFunc) (out chec
 	if err != nil {
 		return out, err
 	}
-	out = checkReport{OK: found.OK(), Structures: found.Structures, DataBlocks: found.Scanned}
+	out = checkReport{OK: found.OK(), Structures: found.Structures, DataBlocks: found.Scanned, Volumes: []volumeInfo{}}
+	for _, g := range found.Groups {
+		for _, v := range g.Volumes {
+			out.Volumes = append(out.Volumes, checkedVolume(g, v))
+		}
+	}
 	add := func(findings []engine.Finding, redundant bool) {
 		for _, f := range findings {
 			out.Damage = append(out.Damage, damageOf(f, redundant))

@@ -39,7 +39,9 @@ type services struct {
 	// Volumes of a pool that no secondary control has open.
 	listVolumes  func(ctx context.Context, p poolRequest) ([]volumeInfo, error)
 	createVolume func(ctx context.Context, p poolRequest, v config.Volume) error
-	deleteVolume func(ctx context.Context, p poolRequest, group, name string) error
+	// poolVolume changes one that exists, and says how it is then; controlVolume asks a secondary control that runs.
+	poolVolume    func(ctx context.Context, p poolRequest, change *wire.Volume) (volumeInfo, error)
+	controlVolume func(ctx context.Context, at config.Address, change *wire.Volume) (volumeInfo, error)
 
 	// check verifies a pool that no secondary control has open. Damage is in the report; an error means that it could
 	// not be checked.
@@ -61,7 +63,8 @@ func production() services {
 		secondary: node.Secondary, primary: node.Primary, manager: node.Manager,
 		status: wireStatus, group: wireGroup,
 		planRecovery: node.PlanRecovery, recoverGroups: node.Recover,
-		format: formatPool, listVolumes: listVolumes, createVolume: createVolume, deleteVolume: deleteVolume,
+		format: formatPool, listVolumes: listVolumes, createVolume: createVolume,
+		poolVolume: changePoolVolume, controlVolume: wireVolume,
 		check: checkPool, dump: dumpPool,
 		bench: runBench, demo: runDemo,
 		versions: buildVersions,

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/farside-storage/farside/internal/config"
+	"github.com/farside-storage/farside/wire"
 )
 
 // volumeInfo describes a volume of a pool.
@@ -19,6 +20,26 @@ type volumeInfo struct {
 	Bytes uint64 `json:"bytes"`
 	// CG is the number of the newest final CG, 0 none.
 	CG uint64 `json:"cg"`
+	// Standing in the group: "unattached", "awaited" or "set aside".
+	Standing string `json:"standing"`
+	// WholeSince is the CG since which the volume has all of its first copy, 0 if it has not.
+	WholeSince uint64 `json:"whole_since"`
+	// SetAsideAt is the CG that the copy shows, if it is set aside.
+	SetAsideAt uint64 `json:"set_aside_at,omitempty"`
+}
+
+// copyText says what the copy in a volume is good for.
+func (v volumeInfo) copyText() string {
+	text := "first copy not complete"
+	if v.WholeSince > 0 {
+		text = fmt.Sprintf("whole since CG %d", v.WholeSince)
+	}
+	if v.SetAsideAt > 0 {
+		text += fmt.Sprintf(", set aside at CG %d", v.SetAsideAt)
+	} else {
+		text += ", " + v.Standing
+	}
+	return text
 }
 
 type volumeList struct {
@@ -31,26 +52,31 @@ func (l volumeList) writeText(w io.Writer) error {
 		return err
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "VOLUME\tSIZE\tFINAL CG")
+	fmt.Fprintln(t, "VOLUME\tSIZE\tFINAL CG\tCOPY")
 	for _, v := range l.Volumes {
-		fmt.Fprintf(t, "%s\t%s\t%d\n", config.ExportName(v.Group, v.Name), config.Size(v.Bytes), v.CG)
+		fmt.Fprintf(t, "%s\t%s\t%d\t%s\n", config.ExportName(v.Group, v.Name), config.Size(v.Bytes), v.CG, v.copyText())
 	}
 	return t.Flush()
 }
 
-// volumeChange is what create and delete print.
+// volumeChange is what the commands that change a volume print.
 type volumeChange struct {
 	Group   string `json:"group"`
 	Name    string `json:"name"`
 	Bytes   uint64 `json:"bytes,omitempty"`
 	Created bool   `json:"created,omitempty"`
 	Deleted bool   `json:"deleted,omitempty"`
+	// Now is the volume after it was set aside, or rejoined its group.
+	Now *volumeInfo `json:"now,omitempty"`
 }
 
 func (v volumeChange) writeText(w io.Writer) error {
 	text := "deleted"
-	if v.Created {
+	switch {
+	case v.Created:
 		text = "created with " + config.Size(v.Bytes).String()
+	case v.Now != nil:
+		text = "is now: " + v.Now.copyText()
 	}
 	_, err := fmt.Fprintf(w, "volume %s %s\n", config.ExportName(v.Group, v.Name), text)
 	return err
@@ -59,12 +85,13 @@ func (v volumeChange) writeText(w io.Writer) error {
 func (a *app) volumeCommand() *cobra.Command {
 	return group(&cobra.Command{
 		Use:   "volume",
-		Short: "List, create and delete the volumes of a pool",
-		Long: `List, create and delete the volumes of a pool that no secondary control has open.
+		Short: "List, create, delete and set aside the volumes of a pool",
+		Long: `List, create, delete and set aside the volumes of a pool that no secondary control has open; with --control,
+delete and set aside those of a secondary control that runs.
 
 A volume is named GROUP/NAME and matched with the primary's volume of that group and name. A running
 secondary control creates the volumes of its configuration by itself.`,
-	}, a.volumeListCommand(), a.volumeCreateCommand(), a.volumeDeleteCommand())
+	}, a.volumeListCommand(), a.volumeCreateCommand(), a.volumeDeleteCommand(), a.volumeSetAsideCommand(), a.volumeRejoinCommand())
 }
 
 func (a *app) volumeListCommand() *cobra.Command {
@@ -121,28 +148,15 @@ func (a *app) volumeCreateCommand() *cobra.Command {
 }
 
 func (a *app) volumeDeleteCommand() *cobra.Command {
-	var flags poolFlags
 	var force bool
-	c := &cobra.Command{Use: "delete GROUP/NAME", Short: "Delete a volume and the copy in it", Args: args(cobra.ExactArgs(1))}
-	flags.register(c.Flags())
-	c.Flags().BoolVar(&force, "force", false, "destroy the copy")
-	c.RunE = func(c *cobra.Command, given []string) error {
-		v, err := parseVolume(given[0])
-		if err != nil {
-			return err
-		}
-		pool, err := flags.request(a, c.Flags())
-		if err != nil {
-			return err
-		}
+	c := a.volumeActionCommand("delete GROUP/NAME", wire.VolumeDelete, func(v config.Volume) error {
 		if !force {
 			return refused("add --force if the copy is not needed any more", "the copy of volume %s would be destroyed", v.Export())
 		}
-		if err := a.deleteVolume(c.Context(), pool, v.Group, v.Name); err != nil {
-			return err
-		}
-		return a.print(volumeChange{Group: v.Group, Name: v.Name, Deleted: true})
-	}
+		return nil
+	})
+	c.Short = "Delete a volume and the copy in it"
+	c.Flags().BoolVar(&force, "force", false, "destroy the copy")
 	return c
 }
 
