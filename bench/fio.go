@@ -39,51 +39,60 @@ func (r *run) fioJob(l load, d time.Duration) []string {
 	return job
 }
 
-// fio runs a load with fio, in requests per second.
-func (r *run) fio(ctx context.Context, l load, d time.Duration) (perSecond float64, err error) {
+// fioFigures are what fio says of a load.
+type fioFigures struct {
+	perSecond float64 // requests
+	cpu       float64 // nanoseconds of its thread for a request
+}
+
+// fio runs a load with fio.
+func (r *run) fio(ctx context.Context, l load, d time.Duration) (x fioFigures, err error) {
 	c := exec.CommandContext(ctx, "fio", r.fioJob(l, d)...)
 	var stderr bytes.Buffer
 	c.Stderr = &stderr
 	out, err := c.Output()
 	if ctx.Err() != nil {
-		return 0, ctx.Err()
+		return x, ctx.Err()
 	}
 	if err != nil {
-		return 0, fmt.Errorf("fio: %w: %s%s", err, tailOf(stderr.Bytes()), tailOf(out))
+		return x, fmt.Errorf("fio: %w: %s%s", err, tailOf(stderr.Bytes()), tailOf(out))
 	}
-	return fioRate(out, l.op)
+	return fioReport(out, l.op)
 }
 
-// fioRate reads fio's JSON (its terse form is wrong for some engines). Lines for people may stand before it.
-func fioRate(out []byte, op ring.Op) (perSecond float64, err error) {
+// fioReport reads fio's JSON (its terse form is wrong for some engines). Lines for people may stand before it.
+func fioReport(out []byte, op ring.Op) (x fioFigures, err error) {
 	start := bytes.IndexByte(out, '{')
 	if start < 0 {
-		return 0, fmt.Errorf("fio printed no JSON: %s", tailOf(out))
+		return x, fmt.Errorf("fio printed no JSON: %s", tailOf(out))
 	}
 	type side struct {
 		IOPS float64 `json:"iops"`
 	}
 	var report struct {
 		Jobs []struct {
-			Error int  `json:"error"`
-			R     side `json:"read"`
-			W     side `json:"write"`
+			Error int     `json:"error"`
+			User  float64 `json:"usr_cpu"` // per cent
+			Sys   float64 `json:"sys_cpu"`
+			R     side    `json:"read"`
+			W     side    `json:"write"`
 		} `json:"jobs"`
 	}
 	if err := json.NewDecoder(bytes.NewReader(out[start:])).Decode(&report); err != nil {
-		return 0, fmt.Errorf("fio's JSON: %w", err)
+		return x, fmt.Errorf("fio's JSON: %w", err)
 	}
 	if len(report.Jobs) != 1 || report.Jobs[0].Error != 0 {
-		return 0, fmt.Errorf("fio reports %d jobs, want one without an error: %s", len(report.Jobs), tailOf(out))
+		return x, fmt.Errorf("fio reports %d jobs, want one without an error: %s", len(report.Jobs), tailOf(out))
 	}
-	rate := report.Jobs[0].W.IOPS
+	job := &report.Jobs[0]
+	rate := job.W.IOPS
 	if op == ring.OpRead {
-		rate = report.Jobs[0].R.IOPS
+		rate = job.R.IOPS
 	}
 	if rate <= 0 {
-		return 0, errors.New("fio's JSON has no rate")
+		return x, errors.New("fio's JSON has no rate")
 	}
-	return rate, nil
+	return fioFigures{rate, (job.User + job.Sys) / 100 * 1e9 / rate}, nil
 }
 
 func tailOf(text []byte) string {

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"fmt"
 	"runtime"
 	"time"
 
@@ -114,6 +115,7 @@ func (r *run) scanRate(ctx context.Context, d time.Duration) (measured, error) {
 func runFloors(ctx context.Context, r *run) ([]Result, error) {
 	floors := r.floors()
 	reps := make([][]Repetition, len(floors))
+	costs := make([]floorCost, len(floors))
 	uncompared := r.whyNoFio()
 	for range r.o.Repetitions {
 		for i, f := range floors {
@@ -123,23 +125,39 @@ func runFloors(ctx context.Context, r *run) ([]Result, error) {
 			}
 			rep := Repetition{Value: f.figure(m)}
 			if f.fio != nil && uncompared == "" {
-				rate, err := r.fio(ctx, *f.fio, r.floorTime())
+				x, err := r.fio(ctx, *f.fio, r.floorTime())
 				if ctx.Err() != nil {
 					return nil, ctx.Err()
 				} else if err != nil {
 					uncompared = "not compared with fio: " + err.Error()
 				} else {
-					rep.Floor = f.ofFio(rate)
+					rep.Floor = f.ofFio(x.perSecond)
+					costs[i].fio = append(costs[i].fio, x.cpu*engine.BlockSize/float64(f.fio.size))
 				}
 			}
+			costs[i].own = append(costs[i].own, m.cpuPerOp())
 			reps[i] = append(reps[i], rep)
 		}
 	}
 	var out []Result
 	for i, f := range floors {
-		out = append(out, f.judge(reps[i], uncompared))
+		x := f.judge(reps[i], uncompared)
+		if uncompared == "" && f.fio != nil {
+			x.Notes = append(x.Notes, costs[i].String())
+		}
+		out = append(out, x)
 	}
 	return out, nil
+}
+
+// floorCost is the processor time of a floor, in nanoseconds for 4 KiB: it tells of the loop alone, where the rate tells of all that goes on
+// on the machine.
+type floorCost struct{ own, fio []float64 }
+
+func (c *floorCost) String() string {
+	_, own, _ := spread(c.own)
+	_, fio, _ := spread(c.fio)
+	return fmt.Sprintf("processor time for 4 KiB, the median: %.0f ns, fio's %.0f ns", own, fio)
 }
 
 // ofFio turns fio's requests per second into the figure.

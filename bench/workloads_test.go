@@ -208,16 +208,16 @@ Rss:                  50 kB
 
 func TestFioReport(t *testing.T) {
 	const report = "note: both iodepth >= 1 and synchronous I/O engine are selected\n" +
-		`{"fio version":"fio-3.39","jobs":[{"error":0,"read":{"iops":0.0},"write":{"iops":1234.5}}]}`
-	if rate, err := fioRate([]byte(report), ring.OpWrite); err != nil || rate != 1234.5 {
-		t.Errorf("%v, %v", rate, err)
+		`{"fio version":"fio-3.39","jobs":[{"error":0,"read":{"iops":0.0},"write":{"iops":1250},"usr_cpu":10.5,"sys_cpu":40.5}]}`
+	if x, err := fioReport([]byte(report), ring.OpWrite); err != nil || x != (fioFigures{1250, 408000}) {
+		t.Errorf("%v, %v", x, err)
 	}
 	for _, bad := range []string{"", "fio: engine not loadable", `{"jobs":[]}`, `{"jobs":[{"error":5,"write":{"iops":1}}]}`, `{"jobs":[{`} {
-		if rate, err := fioRate([]byte(bad), ring.OpWrite); err == nil {
-			t.Errorf("%q: rate %v and no error", bad, rate)
+		if x, err := fioReport([]byte(bad), ring.OpWrite); err == nil {
+			t.Errorf("%q: %v and no error", bad, x)
 		}
 	}
-	if _, err := fioRate([]byte(report), ring.OpRead); err == nil {
+	if _, err := fioReport([]byte(report), ring.OpRead); err == nil {
 		t.Error("a rate of reads was found where there were none")
 	}
 }
