@@ -2,6 +2,7 @@ package primary
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -34,6 +35,7 @@ type fakeSecondary struct {
 	complete uint64
 	conns    map[*wire.Conn]bool
 	cutNext  bool // end the connection instead of taking the next frame
+	told     error
 }
 
 func newFakeSecondary(t *testing.T, sizes map[string]uint64) *fakeSecondary {
@@ -159,6 +161,11 @@ func (s *fakeSecondary) attach(a *wire.Attach) *wire.Attached {
 // frame takes one update frame, and credits it.
 func (s *fakeSecondary) frame(c *wire.Conn) bool {
 	h, body, err := c.Next()
+	if remote, told := errors.AsType[*wire.RemoteError](err); told {
+		s.mu.Lock()
+		s.told = remote
+		s.mu.Unlock()
+	}
 	if err != nil {
 		return false
 	}

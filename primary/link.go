@@ -13,7 +13,7 @@ import (
 
 const (
 	minBackoff = 20 * time.Millisecond
-	// lastWords is how long an Error frame is awaited after writing failed.
+	// lastWords is how long an Error frame is awaited after writing failed, and how long sending one may take.
 	lastWords = 200 * time.Millisecond
 )
 
@@ -100,14 +100,31 @@ func (l *link) connect() (attached bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	stop := context.AfterFunc(l.node.ctx, func() { conn.Close() }) // its error would be that of a dying connection
-	defer stop()
+	left := make(chan struct{})
+	stop := context.AfterFunc(l.node.ctx, func() {
+		defer close(left)
+		l.leave(conn)
+	})
+	defer func() {
+		if !stop() {
+			<-left
+		}
+	}()
 	if err := l.attach(conn); err != nil {
 		return false, errors.Join(err, conn.Close())
 	}
 	l.quiet = ""
 	l.log(slog.LevelInfo, "streaming to the secondary")
 	return true, l.serve(conn)
+}
+
+// leave tells the secondary that this stream has ended, so that it does not wait for it to be resumed, and closes the connection. A secondary that
+// takes in nothing is not waited for.
+func (l *link) leave(conn *wire.Conn) {
+	late := time.AfterFunc(lastWords, func() { _ = conn.Close() }) // all its errors would be those of a dying connection
+	defer late.Stop()
+	_ = conn.WriteMessage(wire.Refusal(fmt.Errorf("primary %q is shutting down: %w", l.node.opt.Name, wire.ErrShuttingDown), 0, l.spec.Group, 0))
+	_ = conn.Close()
 }
 
 // attach opens the connection and binds it to the volumes.

@@ -91,6 +91,9 @@ func (s *session) run() {
 			break
 		}
 		l.end(err, 0, "", 0)
+		if told, ok := errors.AsType[*wire.RemoteError](err); ok && told.Message.Code == wire.CodeShuttingDown {
+			break // its primary has ended, and with it the stream: nobody comes back to it
+		}
 		err = nil
 	}
 	s.shut()
