@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/farside-storage/farside/internal/loopdev"
+	"github.com/farside-storage/farside/internal/nbdclient"
 	"github.com/farside-storage/farside/internal/proc"
 	"github.com/farside-storage/farside/internal/target"
 	"github.com/farside-storage/farside/internal/testtool"
@@ -148,7 +149,14 @@ func TestReq01_Req08_LoopDevices(tt *testing.T) {
 		return nil
 	})
 	c.killUnderLoad(c.primaries[0])
-	victim.kill() // it may try for ever
+	victim.kill()                                               // it may try for ever
+	await(t, "the primary to serve hosts again", func() error { // the CG after the kill may have been complete before it
+		host, err := nbdclient.Dial(t.Context(), c.volumes[0].host, c.volumes[0].export)
+		if err != nil {
+			return err
+		}
+		return host.Close()
+	})
 	check(t, startFio(t, c.volumes[0], dir, 12, size/4).wait())
 	cg := c.awaitCutAfter(time.Now())
 	for _, v := range c.volumes {
