@@ -40,6 +40,9 @@ type CoreOptions struct {
 	// the CG that ends; 0 means 32 MiB. It bounds what the copy adds to the time that this one CG takes, and has the copy end also where hosts write
 	// all the time.
 	FirstCopyRest int64
+	// FirstCopyRate limits what first copies that are spread over CGs read, in bytes per second over all connections; 0 is no limit. What
+	// FirstCopyRest leaves to one CG is not limited.
+	FirstCopyRate int64
 	// IntentRegion is the granularity of the write-intent log in bytes, a power of two, at least 64
 	// KiB; 0 means 1 MiB: one region is then one catch-up read, so that a finer grain would
 	// save little reading after a crash, and a 4 TiB volume costs 512 KiB of log.
@@ -89,6 +92,8 @@ func (o CoreOptions) validate() error {
 		return fmt.Errorf("%d catch-up reads: want at least 1", o.CatchupReads)
 	case o.CatchupBytes < BlockSize || o.CatchupBytes > maxRun*BlockSize || o.CatchupBytes%BlockSize != 0:
 		return fmt.Errorf("catch-up reads of %d bytes: want a multiple of %d up to %d", o.CatchupBytes, BlockSize, maxRun*BlockSize)
+	case o.FirstCopyRate < 0:
+		return fmt.Errorf("rate of first copies of %d bytes per second: want none or more", o.FirstCopyRate)
 	case o.FirstCopyRest < 0:
 		return fmt.Errorf("rest of a first copy of %d bytes: want none or more", o.FirstCopyRest)
 	case o.IntentRegion < 64<<10 || o.IntentRegion&(o.IntentRegion-1) != 0:
@@ -217,6 +222,7 @@ type Core struct {
 	intent  *intentState
 	out     Actions
 	due     time.Duration // nothing is due before
+	pace    pace          // of first copies
 
 	chunks  chunkPool
 	payload sharedPool
@@ -368,6 +374,7 @@ func (c *Core) Tick(now time.Duration) {
 			}
 		}
 	}
+	c.pace.tick(c)
 	c.intent.tick(c)
 	c.due = c.nextDue()
 }
@@ -380,6 +387,9 @@ func (c *Core) dueAt(t time.Duration) { c.due = min(c.due, t) }
 
 func (c *Core) nextDue() time.Duration {
 	next := c.intent.rotateAt
+	if c.pace.waitUntil != 0 {
+		next = min(next, c.pace.waitUntil)
+	}
 	if c.intent.snapshotDue && c.intent.retryAt > c.now {
 		next = min(next, c.intent.retryAt)
 	}

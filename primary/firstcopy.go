@@ -1,5 +1,7 @@
 package primary
 
+import "time"
+
 // A first copy in a group that has a recovery point is spread over CGs: its blocks are pending, and each CG brings some of
 // them, while all other volumes go on as always. See the invariants in the package comment.
 
@@ -122,7 +124,9 @@ func (c *Core) pumpFirstCopies(cn *conn) {
 	for idle := 0; idle < len(cn.replicas) && c.mayReadFirst(cn); {
 		r := cn.replicas[cn.next%len(cn.replicas)]
 		cn.next++
+		before := cn.readBytes
 		if c.readNext(r, r.pending) {
+			c.pace.spend(c, cn.readBytes-before)
 			idle = 0
 		} else {
 			idle++
@@ -130,11 +134,52 @@ func (c *Core) pumpFirstCopies(cn *conn) {
 	}
 }
 
+// pace limits the rate of first copies: a read may begin when those before it are paid for.
+type pace struct {
+	paidAt    time.Duration // when what was read so far is paid for
+	waitUntil time.Duration // somebody waits for that; 0 nobody
+}
+
+// allows says whether a read may begin now; if not, tick comes back when one may.
+func (p *pace) allows(c *Core) bool {
+	if c.opt.FirstCopyRate == 0 || c.now >= p.paidAt {
+		return true
+	}
+	p.waitUntil = p.paidAt
+	c.dueAt(p.waitUntil)
+	return false
+}
+
+func (p *pace) spend(c *Core, bytes int64) {
+	if rate := c.opt.FirstCopyRate; rate > 0 {
+		p.paidAt = max(p.paidAt, c.now) + time.Duration(float64(bytes)/float64(rate)*float64(time.Second))
+	}
+}
+
+func (p *pace) tick(c *Core) {
+	if p.waitUntil == 0 || c.now < p.waitUntil {
+		return
+	}
+	p.waitUntil = 0
+	for _, g := range c.groups {
+		c.kickGroup(g)
+	}
+}
+
+// SetFirstCopyRate changes CoreOptions.FirstCopyRate.
+func (c *Core) SetFirstCopyRate(rate int64) {
+	if rate == c.opt.FirstCopyRate {
+		return
+	}
+	c.opt.FirstCopyRate, c.pace.paidAt, c.pace.waitUntil = rate, c.now, c.now
+	c.pace.tick(c)
+}
+
 // mayReadFirst: a quarter of a second's worth of transmission may wait, an eighth of the queue at most, and two reads at least.
 func (c *Core) mayReadFirst(cn *conn) bool {
 	worth := int64(cn.rate.value(c.now) / 4)
 	most := max(min(worth, c.opt.QueueBytes/8), 2*c.opt.CatchupBytes)
-	return cn.reads < c.readLimit(cn, cn.open) && cn.queued+cn.readBytes+c.opt.CatchupBytes <= min(most, c.opt.QueueBytes)
+	return c.pace.allows(c) && cn.reads < c.readLimit(cn, cn.open) && cn.queued+cn.readBytes+c.opt.CatchupBytes <= min(most, c.opt.QueueBytes)
 }
 
 // bring queues what a read has brought of a first copy in the open CG, even if another one was cut meanwhile.

@@ -284,3 +284,41 @@ func TestHostWritesAreEnoughOfAFirstCopy(t *testing.T) {
 		t.Fatalf("%d blocks are left, %d were before ten of them were written", now, before)
 	}
 }
+
+func TestFirstCopyKeepsToItsRate(t *testing.T) {
+	w, _ := joined(t)
+	w.settle()
+	w.round()                                   // whole
+	w.core.SetFirstCopyRate(w.opt.CatchupBytes) // one read a second
+	p := w.peers[0]
+	p.drop(nil)
+	if !p.remake(0) {
+		t.Fatal("not made again")
+	}
+	p.connect()
+	w.settle()
+	perRead := uint64(w.opt.CatchupBytes / BlockSize)
+	if got := left(w); got != testBlocks-perRead {
+		t.Fatalf("%d blocks are left at first, want %d", got, testBlocks-perRead)
+	}
+	w.tick(time.Second - time.Millisecond)
+	w.settle()
+	if got := left(w); got != testBlocks-perRead {
+		t.Fatalf("%d blocks are left too soon", got)
+	}
+	if d := w.core.Deadline(); d > w.now+time.Millisecond {
+		t.Fatalf("nothing is due before %v, it is %v", d, w.now)
+	}
+	w.tick(time.Millisecond)
+	w.settle()
+	if got := left(w); got != testBlocks-2*perRead {
+		t.Fatalf("%d blocks are left after a second", got)
+	}
+	w.core.SetFirstCopyRate(0)
+	w.pump()
+	w.settle()
+	if got := left(w); got != 0 {
+		t.Fatalf("%d blocks are left without a limit", got)
+	}
+	w.round()
+}

@@ -75,6 +75,9 @@ func (n *Node) RemoveVolume(v *Volume) (err error) {
 // SetOverwrite replaces CoreOptions.Overwrite.
 func (n *Node) SetOverwrite(ids []wire.UUID) { n.visit(func(c *Core) { c.SetOverwrite(ids) }) }
 
+// SetFirstCopyRate changes CoreOptions.FirstCopyRate.
+func (n *Node) SetFirstCopyRate(rate int64) { n.visit(func(c *Core) { c.SetFirstCopyRate(rate) }) }
+
 // leave ends the use of a volume's device.
 func (v *Volume) leave() {
 	if err := v.closeWorker(); err != nil {

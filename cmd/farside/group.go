@@ -164,7 +164,8 @@ has priority over the manager's configuration file.`,
 	}, a.groupListCommand(),
 		a.groupActionCommand(wire.GroupPause, "", "Form no consistency group once the one in progress is final", nil),
 		a.groupActionCommand(wire.GroupResume, "", "Form consistency groups again", nil),
-		a.groupSetCommand(), a.groupAddCommand(), a.groupRemoveCommand())
+		a.groupSetCommand(), a.groupAddCommand(), a.groupRemoveCommand(),
+		a.groupAddVolumeCommand(), a.groupRemoveVolumeCommand())
 }
 
 func (a *app) groupListCommand() *cobra.Command {
@@ -268,8 +269,7 @@ func (a *app) groupAddCommand() *cobra.Command {
 The control takes part from a new consistency group on, once it is connected; until then the group goes on without it. What it brings
 is copied as a whole, and that group is final when all of the copy is there; the recovery point from before stays until then.
 
-To add a volume with it: give it to the secondary's configuration, then to the primary's, start both, and add those
-that are not members yet. The decision log has priority over the manager's configuration file from then on: write the change there as well.`
+To add a volume of controls that are members already: farside group add-volume. The decision log has priority over the manager's configuration file from then on: write the change there as well.`
 	c.Example = "  farside group add-control shop 127.0.0.1:7410 --role secondary --manager 127.0.0.1:7402"
 	return c
 }

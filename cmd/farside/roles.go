@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/farside-storage/farside/internal/config"
+	"github.com/farside-storage/farside/internal/node"
 )
 
 // nodeFlags gives a command a flag for each key of a role's file, and returns what collects those
@@ -70,13 +71,13 @@ func (a *app) roleCommand(c *cobra.Command, role config.Role, serve roleFunc) *c
 	settings := nodeFlags(c.Flags(), role)
 	c.Args = args(cobra.NoArgs)
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		node, err := a.loadNode(role, settings())
+		f, err := a.loadNode(role, settings())
 		if err != nil {
 			return err
 		}
-		log := a.logger(node.Node.LogLevel).With("node", node.Node.Name)
-		ctx := c.Context()
-		err = serve(ctx, node, log, func() { log.Info("ready", "role", string(role), "listen", node.Node.Listen.String()) })
+		log := a.logger(f.Node.LogLevel).With("node", f.Node.Name)
+		ctx := node.WithReload(c.Context(), func() (*config.File, error) { return a.loadNode(role, settings()) })
+		err = serve(ctx, f, log, func() { log.Info("ready", "role", string(role), "listen", f.Node.Listen.String()) })
 		if err == nil || ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 			log.Info("stopped")
 			return nil // an interrupt is how a role is stopped

@@ -29,6 +29,9 @@ type services struct {
 	// the change.
 	group func(ctx context.Context, at config.Address, change *wire.GroupChange) (manager.NodeStatus, error)
 
+	// tell sends a message to the control at the address, as a tool, and gives its state, which is the answer.
+	tell func(ctx context.Context, at config.Address, m wire.Message) ([]byte, error)
+
 	// planRecovery says what a recovery of a manager's groups would do; recoverGroups does it.
 	planRecovery  func(ctx context.Context, f *config.File, o node.RecoveryOptions) ([]node.GroupRecovery, error)
 	recoverGroups func(ctx context.Context, f *config.File, planned []node.GroupRecovery, log *slog.Logger) ([]manager.Status, error)
@@ -61,7 +64,7 @@ type services struct {
 func production() services {
 	return services{
 		secondary: node.Secondary, primary: node.Primary, manager: node.Manager,
-		status: wireStatus, group: wireGroup,
+		status: wireStatus, group: wireGroup, tell: wireTell,
 		planRecovery: node.PlanRecovery, recoverGroups: node.Recover,
 		format: formatPool, listVolumes: listVolumes, createVolume: createVolume,
 		poolVolume: changePoolVolume, controlVolume: wireVolume,

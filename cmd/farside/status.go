@@ -126,6 +126,12 @@ func (r statusReport) failed() error {
 	return unreachable("check that the node runs and listens at this address", errors.Join(errs...))
 }
 
+// wireTell sends a message to a node and gives the document that answers it.
+func wireTell(ctx context.Context, at config.Address, m wire.Message) ([]byte, error) {
+	document, _, err := wireAsk(ctx, at, m)
+	return document, err
+}
+
 // wireStatus asks a node over the replication protocol.
 func wireStatus(ctx context.Context, at config.Address) ([]byte, error) {
 	document, _, err := wireAsk(ctx, at, &wire.Status{})

@@ -56,6 +56,9 @@ func (l LogLevel) Slog() slog.Level {
 // Identity is what tells a volume of a secondary from all others, written as a UUID.
 type Identity [16]byte
 
+// String writes it as status does.
+func (i Identity) String() string { return uuid.UUID(i).String() }
+
 // UnmarshalText accepts a UUID as status writes it.
 func (i *Identity) UnmarshalText(text []byte) error {
 	u, err := uuid.ParseBytes(text)

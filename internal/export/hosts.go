@@ -15,19 +15,49 @@ import (
 
 // Hosts exports volumes of a primary control, read and write, by their names "group/volume". The server must
 // be closed before the node.
-func Hosts(node *primary.Node, names []string) nbd.Exports { return &hosts{node: node, names: names} }
+func Hosts(node *primary.Node, names []string) *HostExports {
+	return &HostExports{node: node, names: slices.Clone(names), users: map[string]int{}}
+}
 
-type hosts struct {
+// HostExports is a list of volumes for hosts, which may change while it is served.
+type HostExports struct {
 	node     *primary.Node
-	names    []string
 	requests sync.Pool // of *primary.Request
+
+	mu    sync.Mutex // guards what follows
+	names []string
+	users map[string]int // connections to each
 }
 
 // List names the volumes that are served.
-func (h *hosts) List() []string { return slices.Clone(h.names) }
+func (h *HostExports) List() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.names)
+}
+
+// Add serves one more volume.
+func (h *HostExports) Add(name string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.names = append(h.names, name)
+}
+
+// Remove serves a volume no more. That is refused while a host is connected to it.
+func (h *HostExports) Remove(name string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if n := h.users[name]; n > 0 {
+		return fmt.Errorf("export %q is in use: disconnect the host from it first (%d NBD connections)", name, n)
+	}
+	h.names = slices.DeleteFunc(h.names, func(n string) bool { return n == name })
+	return nil
+}
 
 // Lookup finds a volume by its export name.
-func (h *hosts) Lookup(_ context.Context, name string) (nbd.Device, func(), error) {
+func (h *HostExports) Lookup(_ context.Context, name string) (nbd.Device, func(), error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	if !slices.Contains(h.names, name) {
 		return nil, nil, fmt.Errorf("export %q: known are %q", name, h.names)
 	}
@@ -36,7 +66,14 @@ func (h *hosts) Lookup(_ context.Context, name string) (nbd.Device, func(), erro
 	if err != nil {
 		return nil, nil, fmt.Errorf("export %q: %w", name, err)
 	}
-	return &hostDevice{volume: v, requests: &h.requests}, nil, nil
+	h.users[name]++
+	return &hostDevice{volume: v, requests: &h.requests}, sync.OnceFunc(func() { h.release(name) }), nil
+}
+
+func (h *HostExports) release(name string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.users[name]--
 }
 
 // hostDevice is one volume as hosts see it.

@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/farside-storage/farside/internal/config"
-	"github.com/farside-storage/farside/internal/export"
 	"github.com/farside-storage/farside/primary"
 	"github.com/farside-storage/farside/ring"
 	"github.com/farside-storage/farside/wire"
@@ -103,35 +102,33 @@ func servePrimary(ctx context.Context, f *config.File, volumes []config.PrimaryV
 	for _, v := range volumes {
 		secondaries[v.Secondary.String()] = v.Secondary.String()
 	}
-	core := primary.CoreOptions{QueueBytes: int64(f.Primary.Queue)}
-	for _, id := range f.Primary.OverwriteCopies {
-		core.Overwrite = append(core.Overwrite, wire.UUID(id))
-	}
+	serving, ctx := errgroup.WithContext(ctx)
+	r := &reloader{file: f, read: reloadFrom(ctx), serving: serving, log: log, exports: map[config.Address]*hostsAt{}}
+	r.ctx, r.stop = context.WithCancel(ctx)
+	core := primary.CoreOptions{QueueBytes: int64(f.Primary.Queue), Overwrite: overwrites(f), FirstCopyRate: int64(f.Primary.FirstCopyRate)}
 	node, err := primary.Open(primary.Options{Name: f.Node.Name, Groups: groups, Devices: devs, Secondaries: secondaries,
-		StateDir: f.Node.StateDir, Listener: l, Wire: wireOptions(f), Core: core, Log: log})
+		StateDir: f.Node.StateDir, Listener: l, Wire: wireOptions(f), Core: core, Reload: r.reload, Log: log})
 	if err != nil {
+		r.stop()
 		return errors.Join(err, l.Close())
 	}
-	serving, ctx := errgroup.WithContext(ctx)
-	var servers []*exportServers
-	for at, names := range exportsByAddress(f.Primary.NBD, volumes) {
-		var s *exportServers
-		if s, err = serveExports(ctx, serving, export.Hosts(node, names), []config.Address{at}, log); err != nil {
-			break
-		}
-		servers = append(servers, s)
-	}
+	err = r.serve(node, exportsByAddress(f.Primary.NBD, volumes))
 	serving.Go(func() error { return reportCatchup(ctx, node, log) })
 	if err == nil {
+		serving.Go(func() error { return r.onHangup(ctx) })
 		ready()
 		<-ctx.Done()
 	}
-	errs := []error{err}
-	for _, s := range servers {
-		errs = append(errs, s.close())
-	}
+	errs := append([]error{err}, r.close())
 	errs = append(errs, ended(serving.Wait()), node.Close())
 	return errors.Join(errs...)
+}
+
+func overwrites(f *config.File) (ids []wire.UUID) {
+	for _, id := range f.Primary.OverwriteCopies {
+		ids = append(ids, wire.UUID(id))
+	}
+	return ids
 }
 
 // exportsByAddress says which volumes are served where.

@@ -1,0 +1,141 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/farside-storage/farside/internal/config"
+	"github.com/farside-storage/farside/internal/nbdclient"
+	"github.com/farside-storage/farside/internal/target"
+	"github.com/farside-storage/farside/primary"
+	"github.com/farside-storage/farside/wire"
+)
+
+// runReloadable runs a primary control whose configuration is what now points at.
+func runReloadable(now *atomic.Pointer[config.File]) role {
+	return func(ctx context.Context, f *config.File, log *slog.Logger, ready func()) error {
+		return Primary(WithReload(ctx, func() (*config.File, error) { return now.Load(), nil }), f, log, ready)
+	}
+}
+
+// reload has p1 read its configuration again.
+func (r *rig) reload(now *atomic.Pointer[config.File], f *config.File) error {
+	r.t.Helper()
+	now.Store(f)
+	var s primary.Status
+	return r.tool("p1", &wire.Reload{}, &s)
+}
+
+func refusedWith(t *testing.T, err error, parts ...string) {
+	t.Helper()
+	told, ok := errors.AsType[*wire.RemoteError](err)
+	if !ok || told.Message.Code != wire.CodeState {
+		t.Fatalf("not refused: %v", err)
+	}
+	for _, part := range parts {
+		if !strings.Contains(told.Message.Text, part) {
+			t.Errorf("%q does not say %q", told.Message.Text, part)
+		}
+	}
+}
+
+// TestReq14_VolumeJoinsAndLeaves: the running primary takes a volume in and leaves it out again, without losing the recovery point.
+func TestReq14_VolumeJoinsAndLeaves(t *testing.T) {
+	a, c := place{"g", "a", "p1", "s1"}, place{"g", "c", "p1", "s1"}
+	r := newRig(t, a)
+	var now atomic.Pointer[config.File]
+	r.start(Secondary, r.secondary("s1"))
+	first := r.primary("p1")
+	r.start(runReloadable(&now), first)
+	r.start(Manager, r.manager("m1", "5ms"))
+	r.write(a, 'x')
+	before := *r.awaitCut().Groups[0].RecoveryPoint
+
+	r.places = append(r.places, c)
+	both := r.primary("p1")
+	refusedWith(t, r.reload(&now, both), "g/c", r.socket("s1"), "add-volume")
+	if _, err := os.Stat(r.path("g-c")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a reload that failed has made a file: %v", err)
+	}
+	var s target.Status
+	if err := r.tool("s1", &wire.Volume{Group: "g", Name: "c", Action: wire.VolumeMake, Size: rigVolume}, &s); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second time nothing has changed
+		if err := r.reload(&now, both); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.write(c, 'y')
+	await(r, "p1", func(s primary.Status) error {
+		if v := s.Groups[0].Volumes; len(v) != 2 || v[1].Joining || !v[1].Copies[0].FirstCopyDone {
+			return fmt.Errorf("%+v", v)
+		}
+		return nil
+	})
+	after := r.awaitCut().Groups[0]
+	if *after.RecoveryPoint <= before || after.CGsFailed != 0 {
+		t.Errorf("recovery point %d after %d, %d CGs failed: %+v", *after.RecoveryPoint, before, after.CGsFailed, after.LastFailure)
+	}
+	if got := r.shown(c); got != 'y' {
+		t.Errorf("the copy of the new volume shows %q", got)
+	}
+
+	host, err := nbdclient.Dial(t.Context(), r.socket("p1n"), "g/c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	refusedWith(t, r.reload(&now, first), "g/c", "in use")
+	if err := host.Close(); err != nil {
+		t.Fatal(err)
+	}
+	await(r, "p1", func(primary.Status) error { return r.reload(&now, first) }) // once the server has noticed that the host is gone
+	await(r, "p1", func(s primary.Status) error {
+		if v := s.Groups[0].Volumes; len(v) != 1 {
+			return fmt.Errorf("%+v", v)
+		}
+		return nil
+	})
+	if err := r.tool("s1", &wire.Volume{Group: "g", Name: "c", Action: wire.VolumeSetAside}, &s); err != nil {
+		t.Fatal(err)
+	}
+	r.write(a, 'z')
+	r.awaitCut()
+	if got := r.shown(a); got != 'z' {
+		t.Errorf("the volume that stayed shows %q", got)
+	}
+	if got := r.shown(c); got != 'y' {
+		t.Errorf("the copy that was set aside shows %q", got)
+	}
+	refusedWith(t, r.reload(&now, both), "set aside")
+}
+
+func TestReloadRefusesOtherChanges(t *testing.T) {
+	r := newRig(t, place{"g", "a", "p1", "s1"}, place{"h", "b", "p1", "s1"})
+	var now atomic.Pointer[config.File]
+	r.start(Secondary, r.secondary("s1"))
+	r.start(runReloadable(&now), r.primary("p1"))
+	for _, c := range []struct {
+		says   []string
+		change func(*config.File)
+	}{
+		{[]string{"node.name", "restart"}, func(f *config.File) { f.Node.Name = "other" }},
+		{[]string{"primary.queue", "restart"}, func(f *config.File) { f.Primary.Queue = 1 << 30 }},
+		{[]string{"volume g/a, size", "restart"}, func(f *config.File) { f.Primary.Volumes[0].Size *= 2 }},
+		{[]string{`group "h"`, "remove-control"}, func(f *config.File) { f.Primary.Volumes = f.Primary.Volumes[:1] }},
+	} {
+		f := r.primary("p1")
+		c.change(f)
+		refusedWith(t, r.reload(&now, f), c.says...)
+	}
+	var s primary.Status
+	if err := r.tool("p1", &wire.Status{}, &s); err != nil || len(s.Groups) != 2 {
+		t.Errorf("%+v, %v", s, err)
+	}
+}
