@@ -329,6 +329,31 @@ func readAll(t testing.TB, v *Volume, kind ViewKind) []byte {
 	return buf
 }
 
+// TestDeleteVolumeOfASealedCG: a CG that waits for one volume only does not become complete because another one of it is deleted.
+func TestDeleteVolumeOfASealedCG(t *testing.T) {
+	for _, deleted := range []string{"sealed", "awaited"} {
+		t.Run(deleted, func(t *testing.T) {
+			r := newRig(t, 29)
+			a, b := r.volume("g", "sealed", 100), r.volume("g", "awaited", 100)
+			r.write(a, 1, 0, 50)
+			r.seal(1, a)
+			ctx := context.Background()
+			if err := errors.Join(r.w.Unbind(a), r.w.Unbind(b)); err != nil {
+				t.Fatal(err)
+			}
+			if err := r.pool.DeleteVolume(ctx, "g", deleted); !errors.Is(err, ErrState) {
+				t.Fatalf("deleted: %v", err)
+			}
+			if st := r.state(a.group); st.Complete != 0 {
+				t.Errorf("CG %d is complete without volume %s", st.Complete, b.Name())
+			}
+			if err := errors.Join(a.group.Discard(ctx, Command{1, 1}, 2), r.pool.DeleteVolume(ctx, "g", deleted)); err != nil {
+				t.Errorf("after the CG was given up: %v", err)
+			}
+		})
+	}
+}
+
 func TestDeleteVolume(t *testing.T) {
 	r, v := oneVolume(t, 28, 2000)
 	r.final(v, 1, 0, 2000)

@@ -277,7 +277,9 @@ func (p *Pool) DeleteVolume(ctx context.Context, group, name string) error {
 // inProgress says whether a CG that is being completed, or complete and not folded, may be about the volume.
 func (g *Group) inProgress(v *Volume) bool {
 	if v.Membership().Standing == Awaited {
-		return len(g.live) > 0 || g.pool.ctl.completing(g)
+		// A CG of which some volume is sealed would become complete without this one, though its primary may have sent all of it.
+		sealed := func(s *sealedCG) bool { return len(s.volumes) > 0 }
+		return len(g.live) > 0 || g.pool.ctl.completing(g) || slices.ContainsFunc(g.sealed, sealed)
 	}
 	has := func(l *liveCG) bool {
 		return slices.ContainsFunc(l.tables, func(t *cgTable) bool { return t.vol == v })
