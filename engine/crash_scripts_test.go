@@ -132,10 +132,10 @@ var scripts = []script{
 			func() error { return h.attach(h.vol("c")) }, // refused: a CG is complete without it
 			h.release, h.wholeCG, // without it
 			func() error { return h.attach(h.vol("c")) },
-			put(3), h.wholeCG, put(5), h.someCG, h.seal, h.link, h.discard, put(7), h.wholeCG, h.settle, h.checkpoint, put(9), h.wholeCG,
+			put(3), h.commit, put(5), h.seal, h.link, h.discard, put(7), h.commit, h.settle, h.checkpoint, put(9), h.commit,
 			func() error { h.partial["c"] = false; return nil },
-			put(4), h.someCG, h.seal, h.link, h.discard, // this would have made it whole
-			put(6), h.someCG, h.seal, h.link, h.revert, h.checkpoint, h.link, h.release, h.checkpoint, put(2), h.wholeCG,
+			put(4), h.seal, h.link, h.discard, // this would have made it whole
+			put(6), h.someCG, h.seal, h.link, h.revert, h.checkpoint, h.link, h.release, h.checkpoint, put(2), h.commit,
 			func() error { return h.want("c", Membership{Standing: Awaited, WholeSince: h.acked.Final - 1}) })
 	}},
 	{name: "a volume is set aside and rejoins", prepare: withC, act: func(h *history) error {
