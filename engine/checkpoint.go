@@ -2,7 +2,6 @@ package engine
 
 import (
 	"fmt"
-	"sync/atomic"
 
 	"github.com/farside-storage/farside/internal/plant"
 	"github.com/farside-storage/farside/ring"
@@ -196,8 +195,8 @@ func (c *control) writePages() {
 			break
 		}
 		page := buf[n*BlockSize : (n+1)*BlockSize]
-		entries := ref.vol.table.page(ref.page)
-		encodePage(page, ref.vol.id, ref.page, k.number+1, func(i int) uint64 { return atomic.LoadUint64(&entries[i]) }, len(entries))
+		encodePageHeader(page, ref.vol.id, ref.page, k.number+1)
+		ref.vol.table.putPage(uint64(ref.page), page[tablePageHeader:])
 		k.root.directory[ref.pair] = directoryEntry(page, slot)
 		n++
 	}

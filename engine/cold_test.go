@@ -2,30 +2,65 @@ package engine
 
 import "testing"
 
-// TestLoadCold: what was mapped is found, before and after its page was written out; what never was reads as nothing.
-func TestLoadCold(t *testing.T) {
-	tab, err := newTable(3 * tablePageEntries)
+// TestColdTable: leaves take memory in the order in which they are used first, and only then; looking takes none.
+func TestColdTable(t *testing.T) {
+	tab, err := newTable(2*tablePageEntries - 7)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer tab.close()
-	tab.entries[7] = 99 // nobody says so: a table page that was never used is not looked at
-	if e := tab.loadCold(7); e != 0 {
-		t.Errorf("entry %#x of a page that was never used", e)
+	if e := tab.load(7); e != 0 || tab.used() {
+		t.Errorf("entry %#x of a leaf that was never used; used: %t", e, tab.used())
 	}
-	const b = tablePageEntries + 1
-	tab.set(b, 42)
-	if e := tab.loadCold(b); e != 42 {
-		t.Errorf("entry %#x, want 42: the page is dirty", e)
+	last := VBlock(tab.blocks() - 1)
+	set := map[VBlock]entry{}
+	for i, b := range []VBlock{last, 3, leafEntries, last - leafEntries} {
+		set[b] = entry(40 + i)
+		tab.set(b, set[b])
+		if n := tab.memory.used; n != uint64(i+1)*leafBytes {
+			t.Errorf("after block %d: %d bytes are used", b, n)
+		}
 	}
+	image := make([]byte, BlockSize-tablePageHeader)
+	again, err := newTable(tab.blocks())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.close()
 	for _, page := range tab.takeDirty() {
-		tab.pair[page] = 1
+		tab.putPage(uint64(page), image)
+		again.loadPage(uint64(page), page, image)
 	}
-	if e := tab.loadCold(b); e != 42 {
-		t.Errorf("entry %#x, want 42: the page is on the device", e)
+	if again.isDirty() || again.memory.used != tab.memory.used {
+		t.Errorf("read again: dirty: %t, %d bytes are used, %d were", again.isDirty(), again.memory.used, tab.memory.used)
 	}
-	if e := tab.loadCold(2 * tablePageEntries); e != 0 {
-		t.Errorf("entry %#x of a page that was never used", e)
+	var near leafCursor
+	for b := range VBlock(tab.blocks()) {
+		if e, f, g := tab.load(b), again.load(b), near.load(tab, b); e != set[b] || f != e || g != e {
+			t.Errorf("block %d: entry %d, read again %d, in order %d, want %d", b, e, f, g, set[b])
+		}
+	}
+}
+
+// TestCursor: changes through a cursor are seen by everybody, on leaves that were never used, too.
+func TestCursor(t *testing.T) {
+	tab, err := newTable(3 * leafEntries)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tab.close()
+	var at leafCursor
+	for i, b := range []VBlock{5, 6, 2 * leafEntries, 7, leafEntries - 1, leafEntries} {
+		if e := at.load(tab, b); e != 0 {
+			t.Errorf("block %d: entry %d before it was set", b, e)
+		}
+		at.set(b, entry(i+1))
+		if e, f := tab.load(b), at.load(tab, b); e != entry(i+1) || f != e {
+			t.Errorf("block %d: entry %d, by the cursor %d, want %d", b, e, f, i+1)
+		}
+	}
+	if pages := tab.takeDirty(); len(pages) != 1 {
+		t.Errorf("dirty pages %v", pages)
 	}
 }
 

@@ -18,6 +18,7 @@ type completion struct {
 	next   int
 	zrange int
 	opened bool
+	at     leafCursor
 	done   bool // everything is appended; the rest happens in continuations
 }
 
@@ -204,10 +205,11 @@ func (j *completion) fillPoints(b []byte, t *cgTable) []byte {
 			k := j.keys[j.next]
 			v := VBlock(k >> posBits)
 			t.prefetchKey(j.keys, j.next)
+			j.at.prefetch(t.vol.table, j.keys, j.next)
 			if v-base >= maxPartSpan {
 				break
 			}
-			b = appendPartEntry(b, uint64(v-base), *t.at(uint32(k&posMask) - 1), shown.lookupCold(v))
+			b = appendPartEntry(b, uint64(v-base), *t.at(uint32(k&posMask) - 1), shown.lookupAt(&j.at, v))
 			j.next++
 			j.entries++
 		}

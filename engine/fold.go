@@ -20,6 +20,7 @@ type fold struct {
 	zrange int      // next zeroed range; they are folded before the points
 	zblock VBlock
 	opened bool
+	at     leafCursor
 	freed  freeing // what was displaced since the step began
 }
 
@@ -137,6 +138,7 @@ func (f *fold) stepPoints(t *cgTable, n int) (int, error) {
 		k := f.keys[f.next]
 		f.next++
 		t.prefetchKey(f.keys, f.next)
+		f.at.prefetch(t.vol.table, f.keys, f.next)
 		if err := f.set(t.vol.table, VBlock(k>>posBits), t.at(uint32(k&posMask)-1).entry()); err != nil {
 			return n, err
 		}
@@ -145,11 +147,11 @@ func (f *fold) stepPoints(t *cgTable, n int) (int, error) {
 }
 
 func (f *fold) set(base *table, b VBlock, e entry) error {
-	old := base.loadCold(b)
+	old := f.at.load(base, b)
 	if old == e {
 		return nil
 	}
-	base.set(b, e)
+	f.at.set(b, e)
 	if old.block() == 0 || old.block() == e.block() {
 		return nil
 	}

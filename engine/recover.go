@@ -409,12 +409,8 @@ func (r *recovery) loadPage(b []byte, pair uint32, want uint64) error {
 	if page >= uint64(len(v.table.pair)) || v.table.pair[page] != 0 {
 		return fmt.Errorf("page %d of volume %q: it has %d, or it was found twice", page, v.name, len(v.table.pair))
 	}
-	v.table.pair[page] = pair + 1
+	v.table.loadPage(page, pair, b[tablePageHeader:])
 	r.p.ctl.ckpt.owner[pair] = pageRef{vol: v, page: uint32(page), pair: pair}
-	entries := v.table.page(uint32(page))
-	for i := range entries {
-		entries[i] = le.Uint64(b[tablePageHeader+8*i:])
-	}
 	return nil
 }
 
@@ -520,24 +516,26 @@ func (p *Pool) retireMetadata() error {
 	return nil
 }
 
-// markPages is how many table pages a goroutine marks the blocks of before it takes more.
-const markPages = 64
+// markLeaves is how many leaves of a table a goroutine marks the blocks of before it takes more.
+const markLeaves = 256
 
 func (r *recovery) markTable(v *Volume, goroutines int) error {
-	pages := tablePages(v.table.blocks())
+	leaves := v.table.leaves()
 	var next atomic.Uint64
 	work := func() error {
 		for {
-			first := next.Add(markPages) - markPages
-			if first >= pages {
+			first := next.Add(markLeaves) - markLeaves
+			if first >= leaves {
 				return nil
 			}
-			if err := r.markPages(v, first, min(first+markPages, pages)); err != nil {
-				return err
+			for leaf := first; leaf < min(first+markLeaves, leaves); leaf++ {
+				if err := r.markLeaf(v, leaf); err != nil {
+					return err
+				}
 			}
 		}
 	}
-	goroutines = min(goroutines, int((pages+markPages-1)/markPages))
+	goroutines = min(goroutines, int((leaves+markLeaves-1)/markLeaves))
 	errs := make([]error, max(goroutines, 1))
 	var others sync.WaitGroup
 	for i := 1; i < goroutines; i++ {
@@ -548,43 +546,25 @@ func (r *recovery) markTable(v *Volume, goroutines int) error {
 	return errors.Join(errs...)
 }
 
-func (r *recovery) markPages(v *Volume, first, end uint64) error {
-	var batch [tablePageEntries]uint64
-	for page := first; page < end; page++ {
-		lo := VBlock(page * tablePageEntries)
-		if v.table.skipUnused(lo) != lo {
-			continue
-		}
-		entries := v.table.page(uint32(page))
-		n := 0
-		for _, e := range entries {
-			if b := entry(e).block(); b != 0 {
-				batch[n] = uint64(b)
-				n++
-			}
-		}
-		if k, err := r.p.alloc.MarkUsedEach(batch[:n]); err != nil {
-			return r.markedBadly(v, uint32(page), k, err)
+func (r *recovery) markLeaf(v *Volume, leaf uint64) error {
+	var blocks [leafEntries]uint64
+	var at [leafEntries]uint8
+	n := 0
+	for i, e := range v.table.leaf(leaf) {
+		if b := entry(e).block(); b != 0 {
+			blocks[n], at[n] = uint64(b), uint8(i)
+			n++
 		}
 	}
-	return nil
-}
-
-// markedBadly tells of the k-th mapped block of a page, from 0.
-func (r *recovery) markedBadly(v *Volume, page uint32, k int, cause error) error {
-	at := r.p.sb.zones.tables
-	if pair := v.table.pair[page]; pair != 0 {
-		at = r.p.sb.zones.tableSlot(pair-1, uint8(r.root.directory[pair-1]&1))
+	k, err := r.p.alloc.MarkUsedEach(blocks[:n])
+	if err == nil {
+		return nil
 	}
-	for i, e := range v.table.page(page) {
-		if entry(e).block() == 0 {
-			continue
-		}
-		if k--; k < 0 {
-			return r.corrupt(at, "table page", fmt.Sprintf("volume %s block %d", v.name, uint64(page)*tablePageEntries+uint64(i)), cause)
-		}
+	block := r.p.sb.zones.tables
+	if pair := v.table.pair[leaf/leavesOfPage]; pair != 0 {
+		block = r.p.sb.zones.tableSlot(pair-1, uint8(r.root.directory[pair-1]&1))
 	}
-	panic("engine: a page has fewer mapped blocks than were marked")
+	return r.corrupt(block, "table page", fmt.Sprintf("volume %s block %d", v.name, leaf*leafEntries+uint64(at[k])), err)
 }
 
 // catalog makes the root of a checkpoint that begins now. Control loop only.

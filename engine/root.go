@@ -162,14 +162,10 @@ func decodeRootHeader(b []byte, pool UUID) (r *root, bodyLen, bodySum uint64, er
 var errNoRoot = errors.New("this is no root")
 
 // encodePage writes the table page of entries into b, one block.
-func encodePage(b []byte, volume uint32, page uint32, checkpoint uint64, load func(i int) uint64, n int) {
+func encodePageHeader(b []byte, volume uint32, page uint32, checkpoint uint64) {
 	h := le.AppendUint32(b[:0], tablePageMagic)
 	h = le.AppendUint32(h, volume)
 	h = le.AppendUint64(h, uint64(page))
 	h = le.AppendUint64(h, checkpoint)
-	h = le.AppendUint64(h, 0)
-	for i := range n {
-		h = le.AppendUint64(h, load(i))
-	}
-	clear(b[len(h):BlockSize])
+	le.AppendUint64(h, 0)
 }

@@ -76,3 +76,12 @@ func TestDirectoryEntry(t *testing.T) {
 		}
 	})
 }
+
+// encodePage makes a whole table page of n entries.
+func encodePage(b []byte, volume uint32, page uint32, checkpoint uint64, load func(i int) uint64, n int) {
+	clear(b)
+	encodePageHeader(b, volume, page, checkpoint)
+	for i := range n {
+		le.PutUint64(b[tablePageHeader+8*i:], load(i))
+	}
+}

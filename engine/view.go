@@ -26,15 +26,14 @@ func (v *volumeView) lookup(b VBlock) entry {
 	return v.vol.table.load(b)
 }
 
-// lookupCold is lookup for the control loop, which knows where nothing was ever mapped: that part of the pointer table is
-// not read, for the kernel would have to provide a page to read from, and another one once it is written.
-func (v *volumeView) lookupCold(b VBlock) entry {
+// lookupAt is lookup for the control loop, which looks in table order.
+func (v *volumeView) lookupAt(at *leafCursor, b VBlock) entry {
 	for _, t := range v.layers {
 		if e, ok := t.lookup(b); ok {
 			return e
 		}
 	}
-	return v.vol.table.loadCold(b)
+	return at.load(v.vol.table, b)
 }
 
 // CG is the number of the CG that the view shows; 0: none yet.

@@ -313,12 +313,11 @@ func (p *Pool) removeVolume(v *Volume) {
 	c := p.ctl
 	c.ckpt.drop(v)
 	c.whenUnread(func() {
-		for b := VBlock(0); uint64(b) < v.table.blocks(); b++ {
-			if e := v.table.load(b); e != 0 {
-				if err := p.alloc.ReleaseOne(uint64(e.block())); err != nil {
-					c.fail(fmt.Errorf("delete volume %s: %w", v.name, err))
-				}
-			}
+		freed := newFreeing(p.alloc)
+		var err error
+		v.eachMapped(func(_ VBlock, e entry) { err = errors.Join(err, freed.add(e.block())) })
+		if err = errors.Join(err, freed.flush()); err != nil {
+			c.fail(fmt.Errorf("delete volume %s: %w", v.name, err))
 		}
 		v.table.close()
 		c.spaceFreed()
