@@ -189,10 +189,20 @@ func (w *world) checkView(s *secondaryNode, kind engine.ViewKind, cg uint64) {
 }
 
 // shows says whether the volume, as of CG cg, has what the primary held: not while its first copy is spread over CGs. That is done only
-// where something is final before it begins.
+// where something of the group is final before it begins.
 func (s *secondaryNode) shows(v *engine.Volume, cg uint64) bool {
-	whole := v.Membership().WholeSince
-	return cg == 0 || s.pool.Inspect().State(s.group).Final == 0 || whole > 0 && whole <= cg
+	whole, decided := v.Membership().WholeSince, s.w.log.order
+	return cg == 0 || len(decided) == 0 || cg <= decided[0] || whole > 0 && whole <= cg
+}
+
+// whole says whether all volumes have, as of CG cg, what the primaries held.
+func (s *secondaryNode) whole(cg uint64) bool {
+	for _, v := range s.volumes {
+		if ev, err := s.group.Volume(v.name); err != nil || !s.shows(ev, cg) {
+			return false
+		}
+	}
+	return true
 }
 
 // readAll reads both views of every volume, and compares every byte with the history by its sum.

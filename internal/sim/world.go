@@ -237,7 +237,7 @@ func (w *world) settled(since time.Time) bool {
 		return false
 	}
 	for _, s := range w.sec {
-		if w.judged(s) && (!s.up || s.pool == nil || s.pool.Inspect().State(s.group).Final != d.CG) {
+		if w.judged(s) && (!s.up || s.pool == nil || s.pool.Inspect().State(s.group).Final != d.CG || !s.whole(d.CG)) {
 			return false
 		}
 	}
