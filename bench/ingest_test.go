@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"math"
 	"os"
 	"path/filepath"
 	"testing"
@@ -61,18 +62,23 @@ func TestIngestAllocatesNothing(t *testing.T) {
 			}
 		}
 		const updates = 2000 // more than the writer's buffers hold: all of them are used, written and used again
-		n := testing.AllocsPerRun(5, func() {
-			for put := 0; put < updates; {
-				n, err := s.updates(min(updates-put, pieceBlocks))
-				if err != nil {
-					t.Error(err)
-					return
+		// All goroutines are counted, and the control loop may still be folding the CG before: what updates themselves allocate is
+		// there every time.
+		least := math.Inf(1)
+		for try := 0; try < 20 && least > 0; try++ {
+			least = min(least, testing.AllocsPerRun(5, func() {
+				for put := 0; put < updates; {
+					n, err := s.updates(min(updates-put, pieceBlocks))
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					put += n
 				}
-				put += n
-			}
-		})
-		if n > 0 {
-			t.Errorf("%d updates made %v allocations, want none", updates, n)
+			}))
+		}
+		if least > 0 {
+			t.Errorf("%d updates made %v allocations at the least, want none", updates, least)
 		}
 		return s.close()
 	})
