@@ -90,6 +90,7 @@ func (p *Pool) NewWriter() (*Writer, error) {
 	}
 	w.freeing = newFreeing(p.alloc)
 	w.batch, w.got = make([]placing, 0, blocks), make([]uint64, blocks)
+	w.dead = make([]deadBlock, 0, n*blocks) // updates let no more wait than the buffers hold
 	for i := range depth {
 		w.freeTag = append(w.freeTag, uint32(i))
 	}
