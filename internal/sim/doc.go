@@ -112,7 +112,7 @@
 //	checksum of a data block not compared             13  read
 //	changes of an abandoned CG forgotten               1  view
 //	members not durable before they take part         11  members
-//	CG decided before a joined control linked it     155  one CG
+//	CG decided before a joined control linked it      42  one CG
 //
 // For each there is a short replay in testdata that fails with the fault and passes without (TestReplaysFail, TestReplays). They hold
 // the system that they run on; a change of when cores do what may still take a script's force away: then
