@@ -13,6 +13,8 @@
 //   - No lock and no memory shared with other writers is touched per block taken: a holder learns
 //     the free blocks of its extent when it reserves it (a snapshot). Blocks released into a
 //     held extent become available at the next reservation.
+//   - A reservation has all free blocks of its extent, or those in runs of three and more if
+//     they are at least an eighth of them. What it leaves out stays free.
 //   - Empty extents are handed out first, in ascending order from the last one reserved, round
 //     the device; when none is left, partly used ones, the emptiest first (to the precision of the
 //     occupancy classes), in the same order within a class.

@@ -38,6 +38,25 @@ func (o *model) freeOf(e uint64) (free []uint64) {
 	return free
 }
 
+// worthIt is what a reservation has of an extent's free blocks: those in runs of three and more, unless these are too few.
+func (o *model) worthIt(free []uint64) []uint64 {
+	var long []uint64
+	for i := 0; i < len(free); {
+		n := 1
+		for i+n < len(free) && free[i+n] == free[i]+uint64(n) {
+			n++
+		}
+		if n >= 3 {
+			long = append(long, free[i:i+n]...)
+		}
+		i += n
+	}
+	if 8*len(long) >= len(free) {
+		return long
+	}
+	return free
+}
+
 func (o *model) class(e uint64) int {
 	used := o.extent - uint64(len(o.freeOf(e)))
 	if used == 0 {
@@ -65,7 +84,7 @@ func (o *model) reserve() (uint64, bool) {
 		}
 	}
 	if found {
-		o.held[best] = &modelHold{free: o.freeOf(best)}
+		o.held[best] = &modelHold{free: o.worthIt(o.freeOf(best))}
 		o.cursor = best + 1
 	}
 	return best, found
