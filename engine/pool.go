@@ -25,7 +25,7 @@ type Options struct {
 	// ReadArenas is memory that reads are made into, registered with the read rings where the kernel allows: a read into it
 	// costs no page pinning. Reads may be made into other memory as well. It must outlive the pool. Not used with Manual.
 	ReadArenas []*ring.Arena
-	// WriterBuffers and WriterBufferBlocks size each writer's buffers; 0: 32 of 64 blocks (8 MiB).
+	// WriterBuffers and WriterBufferBlocks size each writer's buffers; 0: 16 of 128 blocks (8 MiB).
 	WriterBuffers, WriterBufferBlocks int
 	// OnComplete is told of each CG that became complete; OnFailure, once, why the pool stopped
 	// acknowledging. Both run on the control loop and must not block.
@@ -51,8 +51,8 @@ func (o *Options) fill() error {
 	}
 	def(&o.ReadWorkers, 1)
 	def(&o.QueueDepth, 128)
-	def(&o.WriterBuffers, 32)
-	def(&o.WriterBufferBlocks, 64)
+	def(&o.WriterBuffers, 16)
+	def(&o.WriterBufferBlocks, 128)
 	if o.ReadWorkers < 0 || o.QueueDepth < 0 || o.WriterBuffers < 2 || o.WriterBufferBlocks < 1 || o.WriterBufferBlocks > 1024 {
 		return fmt.Errorf("options %+v: sizes must be positive, with at least 2 writer buffers of at most 1024 blocks", *o)
 	}

@@ -75,7 +75,8 @@ func (p *Pool) NewWriter() (*Writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	depth := 1 << bits.Len(uint(2*n-1)) // each buffer may be split where the free blocks are
+	// A buffer is split where the free blocks are: in two at least, and with holes about every thirty-two blocks.
+	depth := 1 << bits.Len(uint(max(2*n, n*blocks/32)-1))
 	queue, err := p.devices.NewQueue(ring.QueueOptions{Depth: depth, Arenas: []*ring.Arena{arena}, Unwoken: true})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open a writer: %w", err), arena.Close())
