@@ -27,6 +27,7 @@ type cgTable struct {
 	chunks [][]logEntry
 	n      uint32   // entries in the log
 	zeroed []vrange // sorted, disjoint, not touching
+	order  []uint64 // off heap; the keys in table order, from journaling until the fold, which needs them too. Control loop only
 }
 
 // logEntry is the newest location of one virtual block in a CG. block 0: reads as zeros.
@@ -63,12 +64,13 @@ const keptIndex = 1 << 12
 
 // tableMemory recycles the off-heap memory of CG pointer tables.
 type tableMemory struct {
-	chunks  slabs[logEntry]
+	first   slabs[logEntry]            // the first chunk of a table: most tables of many volumes need little of it
+	chunks  slabs[logEntry]            // the others: cut from huge pages
 	indexes [posBits + 3]slabs[uint64] // by log2 of the size
 }
 
 func newTableMemory() *tableMemory {
-	m := &tableMemory{chunks: slabs[logEntry]{size: chunkEntries}}
+	m := &tableMemory{first: slabs[logEntry]{size: chunkEntries}, chunks: slabs[logEntry]{size: chunkEntries, atOnce: hugeBytes / 16 / chunkEntries}}
 	for i := range m.indexes {
 		m.indexes[i].size = 1 << i
 	}
@@ -76,10 +78,19 @@ func newTableMemory() *tableMemory {
 }
 
 func (m *tableMemory) close() {
+	m.first.drain()
 	m.chunks.drain()
 	for i := range m.indexes {
 		m.indexes[i].drain()
 	}
+}
+
+// log is where chunk i of a table comes from.
+func (m *tableMemory) log(i int) *slabs[logEntry] {
+	if i == 0 {
+		return &m.first
+	}
+	return &m.chunks
 }
 
 func newCGTable(vol *Volume, cg uint64, mem *tableMemory) (*cgTable, error) {
@@ -99,13 +110,14 @@ func newCGTableFor(vol *Volume, cg uint64, mem *tableMemory, n int) (*cgTable, e
 
 // free gives the memory back. Nobody may look up any more.
 func (t *cgTable) free() {
-	for _, c := range t.chunks {
-		t.mem.chunks.put(c)
+	for i, c := range t.chunks {
+		t.mem.log(i).put(c)
 	}
 	if t.index != nil {
 		t.mem.indexes[64-t.shift].put(t.index)
 	}
-	t.chunks, t.index, t.n, t.zeroed = nil, nil, 0, nil
+	unmapSlice(t.order)
+	t.chunks, t.index, t.n, t.zeroed, t.order = nil, nil, 0, nil, nil
 }
 
 func (t *cgTable) at(pos uint32) *logEntry {
@@ -172,7 +184,7 @@ func (t *cgTable) grow() error {
 	if t.n >= maxCGEntries {
 		return fmt.Errorf("volume %s: CG %d has more than %d blocks", t.vol.name, t.cg, maxCGEntries)
 	}
-	c, err := t.mem.chunks.get()
+	c, err := t.mem.log(len(t.chunks)).get()
 	if err != nil {
 		return err
 	}
@@ -275,7 +287,7 @@ func (t *cgTable) lookup(b VBlock) (e entry, found bool) {
 // sorted returns the keys (VBlock<<28 | position + 1) in table order, in off-heap memory that
 // the caller unmaps.
 func (t *cgTable) sorted() ([]uint64, error) {
-	keys, err := mapSlice[uint64](uint64(t.n))
+	keys, err := mapHuge[uint64](uint64(t.n))
 	if err != nil {
 		return nil, err
 	}
@@ -287,6 +299,15 @@ func (t *cgTable) sorted() ([]uint64, error) {
 		}
 	}
 	return keys, radixSort(keys)
+}
+
+// takeOrder returns what sorted returns, from t.order if that has it.
+func (t *cgTable) takeOrder() ([]uint64, error) {
+	keys := t.order
+	if t.order = nil; keys != nil {
+		return keys, nil
+	}
+	return t.sorted()
 }
 
 // keysAhead is how many keys before its turn an entry of the log is asked for: in table order they are far from each other.
@@ -307,7 +328,7 @@ func radixSort(keys []uint64) error {
 		slices.Sort(keys)
 		return nil
 	}
-	tmp, err := mapSlice[uint64](uint64(len(keys)))
+	tmp, err := mapHuge[uint64](uint64(len(keys)))
 	if err != nil {
 		return err
 	}

@@ -167,7 +167,7 @@ func (j *completion) fill(b []byte) ([]byte, error) {
 		if j.zrange < len(t.zeroed) || j.next < len(j.keys) {
 			return b, nil // full
 		}
-		unmapSlice(j.keys)
+		t.order = j.keys
 		j.keys, j.opened = nil, false
 		j.table++
 	}

@@ -84,7 +84,7 @@ func (f *fold) step(n int) (done bool, err error) {
 	for n > 0 && f.table < len(f.cg.tables) {
 		t := f.cg.tables[f.table]
 		if !f.opened {
-			if f.keys, err = t.sorted(); err != nil {
+			if f.keys, err = t.takeOrder(); err != nil {
 				return false, err
 			}
 			f.next, f.zrange, f.opened = 0, 0, true

@@ -42,7 +42,7 @@ func (w *Writer) nextBuffer() error {
 	if err := w.reap(0); err != nil {
 		return err
 	}
-	for len(w.free) == 0 {
+	for len(w.free) == 0 || len(w.dead) > w.deadMost && w.queue.InFlight() > 0 {
 		if err := w.reap(w.several()); err != nil {
 			return err
 		}

@@ -40,16 +40,17 @@ type Writer struct {
 	bound []*binding
 	// dead are blocks of this CG that a later update superseded. Each goes back when the buffer that held it, and all
 	// before it, have been written.
-	dead    []deadBlock
-	freeing freeing
-	batch   []placing // blocks of the Put in work
-	got     []uint64  // their checksums
-	one     [1]Run
-	serial  uint64 // of the current buffer
-	stats   WriterStats
-	reaping bool  // completions are being taken in
-	strikes []int // by device: writes that failed since the last one that did not
-	lastErr error // why the writer can do nothing more: a write that could not be placed anywhere, for instance
+	dead     []deadBlock
+	deadMost int // from so many on the oldest write is waited for
+	freeing  freeing
+	batch    []placing // blocks of the Put in work
+	got      []uint64  // their checksums
+	one      [1]Run
+	serial   uint64 // of the current buffer
+	stats    WriterStats
+	reaping  bool  // completions are being taken in
+	strikes  []int // by device: writes that failed since the last one that did not
+	lastErr  error // why the writer can do nothing more: a write that could not be placed anywhere, for instance
 }
 
 // WriterStats counts what a writer did. Read it from the writer's goroutine.
@@ -90,6 +91,8 @@ func (p *Pool) NewWriter() (*Writer, error) {
 		w.free = append(w.free, b)
 	}
 	w.freeing = newFreeing(p.alloc)
+	w.deadMost = 8 * n * blocks
+	w.dead = make([]deadBlock, 0, w.deadMost+blocks)
 	w.batch, w.got = make([]placing, 0, blocks), make([]uint64, blocks)
 	w.dead = make([]deadBlock, 0, n*blocks) // updates let no more wait than the buffers hold
 	for i := range depth {
