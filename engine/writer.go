@@ -94,7 +94,6 @@ func (p *Pool) NewWriter() (*Writer, error) {
 	w.deadMost = 8 * n * blocks
 	w.dead = make([]deadBlock, 0, w.deadMost+blocks)
 	w.batch, w.got = make([]placing, 0, blocks), make([]uint64, blocks)
-	w.dead = make([]deadBlock, 0, n*blocks) // updates let no more wait than the buffers hold
 	for i := range depth {
 		w.freeTag = append(w.freeTag, uint32(i))
 	}
