@@ -62,9 +62,13 @@ const (
 // through would be as much again as its index.
 const keptIndex = 1 << 12
 
+// smallChunks is how many chunks of a table's log are in small pages, of which only what is used takes memory: a huge page that is hardly used
+// shall not make a small CG take more than 48 bytes for each update (goal P8).
+const smallChunks = 20
+
 // tableMemory recycles the off-heap memory of CG pointer tables.
 type tableMemory struct {
-	first   slabs[logEntry]            // the first chunk of a table: most tables of many volumes need little of it
+	first   slabs[logEntry]            // the first smallChunks of a table
 	chunks  slabs[logEntry]            // the others: cut from huge pages
 	indexes [posBits + 3]slabs[uint64] // by log2 of the size
 }
@@ -87,7 +91,7 @@ func (m *tableMemory) close() {
 
 // log is where chunk i of a table comes from.
 func (m *tableMemory) log(i int) *slabs[logEntry] {
-	if i == 0 {
+	if i < smallChunks {
 		return &m.first
 	}
 	return &m.chunks
