@@ -214,7 +214,9 @@ func (c *Core) onLinked(m *member, cg uint64) {
 		return
 	}
 	m.linked = true
-	joined := func(m *member) bool { return plant.On(plant.JoinedUnheard) && c.decided.CG > 0 && !contains(c.decided.Secondaries, m.name) }
+	joined := func(m *member) bool {
+		return plant.On(plant.JoinedUnheard) && c.decided.CG > 0 && !contains(c.decided.Secondaries, m.name)
+	}
 	if all(c.sec, func(m *member) bool { return m.linked || joined(m) }) {
 		c.decide(Decision{CG: c.round, Epoch: c.epoch, Cut: c.cutTime,
 			Primaries: memberNames(c.prim), Secondaries: memberNames(c.sec)})
