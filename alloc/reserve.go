@@ -118,12 +118,8 @@ func (m *Map) snapshot(x *Extent, e uint64) {
 	m.counts.reserved.Add(int64(x.got))
 }
 
-const (
-	// longRun is how many blocks a run of free ones has at least that is worth a write of its own.
-	longRun = 3
-	// fewLong: a share of 1/fewLong of the free blocks in such runs is enough to leave the others alone.
-	fewLong = 8
-)
+// fewLong: a share of 1/fewLong of the free blocks in long runs is enough to leave the short ones alone.
+const fewLong = 8
 
 // sift leaves short runs of free blocks out of the reservation, unless they are nearly all there is. Each run costs the holder a write of
 // its own, and one that waits grows: where there is room enough its neighbours are released before it is needed. Measured with random updates over a
@@ -136,7 +132,7 @@ func (x *Extent) sift() {
 	}
 }
 
-// longRuns counts the free blocks in runs of at least longRun, and forgets the others if it is told to.
+// longRuns counts the free blocks in runs of at least three, which are worth a write of their own, and forgets the others if it is told to.
 func (x *Extent) longRuns(only bool) (n uint32) {
 	var before uint64 // where in the word before such a run can start
 	for i, free := range x.free {
