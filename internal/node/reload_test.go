@@ -102,9 +102,9 @@ func TestReq14_VolumeJoinsAndLeaves(t *testing.T) {
 		}
 		return nil
 	})
-	if err := r.tool("s1", &wire.Volume{Group: "g", Name: "c", Action: wire.VolumeSetAside}, &s); err != nil {
-		t.Fatal(err)
-	}
+	await(r, "p1", func(primary.Status) error { // once the secondary has noticed that the primary attached anew without it
+		return r.tool("s1", &wire.Volume{Group: "g", Name: "c", Action: wire.VolumeSetAside}, &s)
+	})
 	r.write(a, 'z')
 	r.awaitCut()
 	if got := r.shown(a); got != 'z' {
