@@ -370,7 +370,7 @@ func (m *mover) setAside(at config.Address, remove bool) (found bool, err error)
 		return false, nil
 	}
 	change := wire.Volume{Group: m.Group, Name: m.Volume, Action: wire.VolumeSetAside}
-	if err := m.tell(at, "setting the copy aside", &change, nil); err != nil {
+	if err := m.insist(at, "setting the copy aside", &change); err != nil {
 		return true, err
 	}
 	if !remove {
@@ -379,17 +379,18 @@ func (m *mover) setAside(at config.Address, remove bool) (found bool, err error)
 		return true, nil
 	}
 	change.Action = wire.VolumeDelete
-	if err := m.deleteCopy(at, &change); err != nil {
+	if err := m.insist(at, "deleting the copy", &change); err != nil {
 		return true, err
 	}
 	m.did("the secondary control at %s has deleted the copy", at)
 	return true, nil
 }
 
-// deleteCopy tries for a while: a volume is not deleted while a consistency group of its group is being linked.
-func (m *mover) deleteCopy(at config.Address, change *wire.Volume) error {
+// insist tries for a while: a volume is not set aside before the secondary has noticed that its primary attached anew without it, and not deleted while
+// a consistency group of its group is being linked.
+func (m *mover) insist(at config.Address, doing string, change *wire.Volume) error {
 	for deadline := time.Now().Add(m.timeout); ; {
-		err := m.tell(at, "deleting the copy", change, nil)
+		err := m.tell(at, doing, change, nil)
 		if err == nil || !errors.Is(err, wire.ErrState) || time.Now().After(deadline) {
 			return err
 		}

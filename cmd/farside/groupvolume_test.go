@@ -27,6 +27,7 @@ type site struct {
 	asks    int               // until the first copy is whole, and until a volume has left
 	told    []string
 	refuse  string // what is refused, by the name of its type
+	early   int    // so many times setting aside is refused: the primary is still attached
 }
 
 func (s *site) tell(_ context.Context, at config.Address, m wire.Message) ([]byte, error) {
@@ -43,6 +44,9 @@ func (s *site) tell(_ context.Context, at config.Address, m wire.Message) ([]byt
 		case wire.VolumeMake:
 			s.copies[m.Name] = "unattached"
 		case wire.VolumeSetAside:
+			if s.early--; s.early >= 0 {
+				return nil, &wire.RemoteError{Message: wire.Error{Code: wire.CodeState, Text: "attached"}}
+			}
 			s.copies[m.Name] = "set aside"
 		case wire.VolumeDelete:
 			delete(s.copies, m.Name)
@@ -98,6 +102,7 @@ func TestVolumesOfARunningGroup(t *testing.T) {
 		was    []string // volumes of the primary
 		copies []string
 		refuse string
+		early  int
 		code   int
 		told   []string
 		says   []string
@@ -109,6 +114,8 @@ func TestVolumesOfARunningGroup(t *testing.T) {
 		{name: "not made", args: []string{"add-volume", "shop", "new"}, file: []string{"data", "new"}, refuse: "Volume", code: exitFailed, told: []string{"127.0.0.1:7400 Volume"}, says: []string{"Sunday", "nothing was changed"}},
 		{name: "not taken", args: []string{"add-volume", "shop", "new"}, file: []string{"data", "new"}, refuse: "Reload", code: exitFailed, told: add, says: []string{"Sunday", "done so far: the secondary", "run this command again"}},
 		{name: "remove", args: []string{"remove-volume", "shop", "new"}, file: []string{"data"}, was: []string{"data", "new"}, copies: []string{"new"}, told: remove, says: []string{"set the copy aside", "--delete"}},
+		{name: "remove early", args: []string{"remove-volume", "shop", "new"}, file: []string{"data"}, was: []string{"data", "new"}, copies: []string{"new"}, early: 2,
+			told: append(append([]string{}, remove...), remove[1], remove[1]), says: []string{"set the copy aside"}},
 		{name: "remove and delete", args: []string{"remove-volume", "shop", "new", "--delete"}, file: []string{"data"}, was: []string{"data"}, copies: []string{"new"},
 			told: append(append([]string{}, remove...), "127.0.0.1:7400 Volume delete"), says: []string{"deleted the copy"}},
 		{name: "remove again", args: []string{"remove-volume", "shop", "new", "--delete"}, file: []string{"data"}, was: []string{"data"}, told: remove[:1], says: []string{"no copy is left"}},
@@ -116,7 +123,7 @@ func TestVolumesOfARunningGroup(t *testing.T) {
 		{name: "bad name", args: []string{"remove-volume", "shop", "a/b"}, file: []string{"data"}, code: exitUsage},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s := &site{volumes: c.was, file: &c.file, copies: map[string]string{}, asks: 2, refuse: c.refuse}
+			s := &site{volumes: c.was, file: &c.file, copies: map[string]string{}, asks: 2, refuse: c.refuse, early: c.early}
 			for _, name := range c.copies {
 				s.copies[name] = "awaited"
 			}
