@@ -107,7 +107,11 @@ func (s *socket) SetDeadline(t time.Time) error {
 	return errors.Join(s.SetReadDeadline(t), s.SetWriteDeadline(t))
 }
 
-// stop ends the read and the write in progress, and lets further reads fail.
+// lastWrite is how long a write in progress may go on when the connection has to end. A frame that is cut off, even before its first byte, is
+// the last one that the connection carries: the peer would not be told why it ends.
+const lastWrite = 500 * time.Millisecond
+
+// stop ends the read in progress and lets further reads fail. A write in progress ends soon.
 func (s *socket) stop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -115,7 +119,9 @@ func (s *socket) stop() {
 		return
 	}
 	s.stopped = true
-	_ = s.conn.SetDeadline(past) // fails on a closed socket only, which has stopped too
+	// These fail on a closed socket only, which has stopped too.
+	_ = s.conn.SetReadDeadline(past)
+	_ = s.conn.SetWriteDeadline(time.Now().Add(lastWrite))
 }
 
 // allow takes stop back for good, so that the peer can be told why.

@@ -142,12 +142,9 @@ func (c *threadConn) setLow(low int) {
 func (c *threadConn) Write(p []byte) (done int, err error) {
 	c.use.RLock()
 	defer c.use.RUnlock()
-	for {
+	for done < len(p) { // looked at first: a deadline that is set once all is written comes too late to end anything
 		if err := c.check(&c.out); err != nil {
 			return done, c.explain("write", err)
-		}
-		if done == len(p) {
-			return done, nil
 		}
 		n, err := unix.SendmsgN(c.fd, p[done:], nil, nil, unix.MSG_NOSIGNAL)
 		switch {
@@ -162,6 +159,7 @@ func (c *threadConn) Write(p []byte) (done int, err error) {
 			return done, c.explain("write", err)
 		}
 	}
+	return done, nil
 }
 
 // check says whether a call may go on.

@@ -10,34 +10,38 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/farside-storage/farside/wire"
 )
+
+// connected makes a connection.
+func connected(t *testing.T, network string) (accepted, dialed net.Conn) {
+	t.Helper()
+	address := "127.0.0.1:0"
+	if network == "unix" {
+		address = filepath.Join(t.TempDir(), "socket")
+	}
+	l, err := net.Listen(network, address)
+	check(t, err)
+	defer l.Close()
+	dialed, err = net.Dial(network, l.Addr().String())
+	check(t, err)
+	t.Cleanup(func() { dialed.Close() })
+	accepted, err = l.Accept()
+	check(t, err)
+	return accepted, dialed
+}
 
 // eachTransport runs f with a connection that was taken over, and its peer.
 func eachTransport(t *testing.T, f func(t *testing.T, c *threadConn, peer net.Conn)) {
 	for _, network := range []string{"tcp", "unix"} {
 		t.Run(network, func(t *testing.T) {
-			address := "127.0.0.1:0"
-			if network == "unix" {
-				address = filepath.Join(t.TempDir(), "socket")
-			}
-			l, err := net.Listen(network, address)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer l.Close()
-			peer, err := net.Dial(network, l.Addr().String())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer peer.Close()
-			nc, err := l.Accept()
-			if err != nil {
-				t.Fatal(err)
-			}
+			nc, peer := connected(t, network)
 			c, err := takeOver(nc)
 			if c == nil || err != nil {
 				t.Fatal(c, err)
@@ -201,6 +205,75 @@ func TestThreadConnIsEnded(t *testing.T) {
 	})
 }
 
+// TestThreadConnDeadlineAfterTheLastByte: what the kernel has taken whole was written, although the deadline is over by then.
+func TestThreadConnDeadlineAfterTheLastByte(t *testing.T) {
+	eachTransport(t, func(t *testing.T, c *threadConn, peer net.Conn) {
+		for range 2000 {
+			if err := c.SetWriteDeadline(time.Time{}); err != nil {
+				t.Fatal(err)
+			}
+			read := make(chan error)
+			go func() {
+				_, err := io.ReadFull(peer, make([]byte, 1))
+				read <- errors.Join(err, c.SetWriteDeadline(past))
+			}()
+			if n, err := c.Write([]byte{1}); n != 1 || err != nil {
+				t.Errorf("wrote %d bytes: %v", n, err)
+			}
+			if err := <-read; err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+// stoppedConn is a connection of which the socket, once armed, is stopped between a write's deadline and the write.
+type stoppedConn struct {
+	net.Conn
+	armed atomic.Bool
+	stop  func()
+}
+
+func (w *stoppedConn) Write(p []byte) (int, error) {
+	if w.armed.Load() {
+		w.stop()
+	}
+	return w.Conn.Write(p)
+}
+
+// TestStoppedBetweenDeadlineAndWrite: a frame on its way when the connection has to end does not keep the peer from being told why.
+func TestStoppedBetweenDeadlineAndWrite(t *testing.T) {
+	near, far := connected(t, "tcp")
+	w := &stoppedConn{Conn: near}
+	s := newSocket(w)
+	w.stop = s.stop
+	ours, theirs := wire.NewConn(s, patient), wire.NewConn(far, patient)
+	defer theirs.Close()
+	answered := make(chan error)
+	go func() {
+		_, err := ours.Answer(wire.Hello{Role: wire.RoleSecondary, Node: "b1"}, nil)
+		answered <- err
+	}()
+	_, err := theirs.Handshake(wire.Hello{Role: wire.RolePrimary, Node: "a1"})
+	check(t, errors.Join(err, <-answered))
+
+	w.armed.Store(true)
+	if err := ours.WriteMessage(&wire.Credit{Applied: 7}); err != nil {
+		t.Error(err)
+	}
+	s.allow()
+	if err := ours.Abort(wire.Refusal(refuse(wire.CodeState, "another took over"), 0, "", 0)); err != nil {
+		t.Error(err)
+	}
+	_, _, err = theirs.Next() // the Credit
+	if err == nil {
+		_, _, err = theirs.Next()
+	}
+	if told, ok := errors.AsType[*wire.RemoteError](err); !ok || told.Message.Code != wire.CodeState {
+		t.Errorf("the peer was not told, but found %v", err)
+	}
+}
+
 // TestThreadConnOfNoSocket: what is no socket of the system stays what it is, and has idle called before each read.
 func TestThreadConnOfNoSocket(t *testing.T) {
 	a, b := net.Pipe()
@@ -226,20 +299,7 @@ func TestThreadConnOfNoSocket(t *testing.T) {
 
 // TestSocketInUseIsNotTakenOver: a write in progress goes on, and so does everything else.
 func TestSocketInUseIsNotTakenOver(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	peer, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer peer.Close()
-	nc, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
+	nc, peer := connected(t, "tcp")
 	s := newSocket(nc)
 	defer s.Close()
 	s.writing = 1
