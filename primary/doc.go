@@ -33,8 +33,8 @@
 //     update or read of n is left.
 //   - Update frames of a stream are numbered 1, 2, 3...; a frame is kept until its Credit.
 //   - Memory is bounded. Host writes queue at most CoreOptions.QueueBytes of payload for a connection, unacknowledged
-//     payload included. Catch-up reads of a cut CG may add half of that, because the queued updates of its successor
-//     cannot leave before it. Collisions may fill twice that; beyond it the CG is given up.
+//     payload included. Catch-up reads of a cut CG may add half of QueueBytes, because the queued updates of its
+//     successor cannot leave before it. A collision gives the CG up when more than twice QueueBytes are queued.
 //
 // First copies
 //
