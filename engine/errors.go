@@ -6,14 +6,14 @@ import (
 )
 
 var (
-	// ErrPoolFull: no free physical block. It passes when a CG becomes final or is discarded.
+	// ErrPoolFull: no free physical block. Space returns when a CG becomes final or is discarded.
 	ErrPoolFull = errors.New("pool is full")
-	// ErrJournalFull: no room for the command, because a CG of some group is complete and has been neither released nor
-	// discarded for long. It passes when it is.
+	// ErrJournalFull: no room for the command, because a CG of some group has long been complete without being released
+	// or discarded. Room returns when that happens.
 	ErrJournalFull = errors.New("journal is full")
 	// ErrCGTooLarge: the tables of a CG do not fit into the journal, however empty it is.
 	ErrCGTooLarge = errors.New("CG is too large for the journal")
-	// ErrStaleEpoch: a command of a manager that has been replaced.
+	// ErrStaleEpoch: the command came from a manager that has been replaced.
 	ErrStaleEpoch = errors.New("stale epoch")
 	// ErrState: the command does not fit the state of the CG.
 	ErrState = errors.New("not possible in this state")
@@ -23,14 +23,13 @@ var (
 	ErrClosed = errors.New("closed")
 	// ErrUnknownFormat: the pool has a format version or features that this program does not know. It is not damaged.
 	ErrUnknownFormat = errors.New("the pool is not damaged, but was written by another version of farside; use that one, or a newer one")
-	// ErrFailed: the journal or a flush failed, so that nothing is acknowledged until
-	// the pool is opened again.
+	// ErrFailed: the journal or a flush failed. Nothing is acknowledged until the pool is opened again.
 	ErrFailed = errors.New("pool stopped acknowledging")
-	// ErrPastEnd: a range past the end of its volume.
+	// ErrPastEnd: the range reaches past the end of its volume.
 	ErrPastEnd = errors.New("past the end of the volume")
-	// ErrNotWhole: blocks of the volume's first copy may be missing, so that it is no copy of anything.
+	// ErrNotWhole: blocks of the volume's first copy may be missing, so it must not be served as a copy.
 	ErrNotWhole = errors.New("volume is not whole: its first copy is not complete")
-	// ErrSetAside: the volume takes no updates, see [Group.SetAside].
+	// ErrSetAside: the volume takes no updates. See [Group.SetAside].
 	ErrSetAside = errors.New("volume was set aside")
 	// ErrDropped: the update belongs to a CG that was discarded; it was ignored.
 	ErrDropped = errors.New("CG was discarded")

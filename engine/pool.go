@@ -15,29 +15,30 @@ import (
 
 // Options of an open pool. The zero value is meaningful.
 type Options struct {
-	// Manual: nothing runs by itself; the goroutine that opened the pool drives it with
-	// [Pool.Step], and calls that wait step it. For simulators.
+	// Manual is for simulators: nothing runs by itself. The goroutine that opened the pool drives it with [Pool.Step];
+	// calls that wait step the pool themselves.
 	Manual bool
 	// ReadWorkers is how many rings serve reads; 0: 1. Not used with Manual.
 	ReadWorkers int
 	// QueueDepth of the read rings; 0: 128.
 	QueueDepth int
-	// ReadArenas is memory that reads are made into, registered with the read rings where the kernel allows: a read into it
-	// costs no page pinning. Reads may be made into other memory as well. It must outlive the pool. Not used with Manual.
+	// ReadArenas is memory for reads, registered with the read rings where the kernel allows it: a read into it costs no
+	// page pinning. Reads into other memory work as well. It must outlive the pool. Not used with Manual.
 	ReadArenas []*ring.Arena
 	// WriterBuffers and WriterBufferBlocks size each writer's buffers; 0: 16 of 128 blocks (8 MiB).
 	WriterBuffers, WriterBufferBlocks int
-	// OnComplete is told of each CG that became complete; OnFailure, once, why the pool stopped
+	// OnComplete is called for each CG that became complete. OnFailure is called once, with the reason why the pool stopped
 	// acknowledging. Both run on the control loop and must not block.
 	OnComplete func(group string, cg uint64)
 	OnFailure  func(error)
-	// OnRefused is told of a CG that was sealed on every volume and can never become complete: it was forgotten, its
-	// updates must be sent again in smaller CGs. It runs on the control loop, too.
+	// OnRefused is called for a CG that was sealed on every volume and can never become complete, with the reason. The CG was
+	// forgotten; its updates must be sent again, in smaller CGs if it was too large. It runs on the control loop and must not
+	// block.
 	OnRefused func(group string, cg uint64, err error)
-	// Pause is called between the steps of a call that waits, if the pool is Manual: a simulator can let other things happen
-	// there, which may step the pool themselves.
+	// Pause is called between the steps of a call that waits, if the pool is Manual. A simulator can let other things happen
+	// there; these may step the pool.
 	Pause func()
-	// Arenas gives memory for device I/O; nil: it is mapped when needed. Only with Manual.
+	// Arenas provides memory for device I/O; nil: it is mapped when needed. Only with Manual.
 	Arenas *ring.Arenas
 	// Logger gets control-plane events; nil: none.
 	Logger *slog.Logger

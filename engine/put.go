@@ -9,7 +9,7 @@ import (
 // sumsAtOnce is how many checksums are computed side by side.
 const sumsAtOnce = 8
 
-// Run is what one update of several wrote: Blocks virtual blocks of Volume from First on.
+// Run is the range of one update for [Writer.PutAll]: Blocks virtual blocks of Volume, from First on.
 type Run struct {
 	Volume *Volume
 	First  VBlock
@@ -22,18 +22,18 @@ type placing struct {
 	block VBlock
 }
 
-// Put records that len(sums) blocks of vol from block first on have, as of CG cg, the contents that
-// stand at the front of what Space returned. Each block's XXH64 must be the one in sums; if not, nothing
-// is recorded and the error is a [ChecksumError]. ErrDropped: the CG was discarded, the update is ignored.
+// Put records an update of CG cg: len(sums) blocks of vol, from block first on, have the contents at the front of the
+// memory that Space returned. If the XXH64 of a block is not the one in sums, nothing is recorded and the error is a
+// [ChecksumError]. If the CG was discarded, the update is ignored and the error is ErrDropped.
 func (w *Writer) Put(vol *Volume, cg uint64, first VBlock, sums []uint64) error {
 	w.one[0] = Run{vol, first, len(sums)}
 	return w.PutAll(cg, w.one[:], sums)
 }
 
-// PutAll is Put of several updates of CG cg, whose contents stand one after the other at the front of what Space returned;
-// sums has the checksums of all their blocks. If one checksum is wrong, nothing of any of them is recorded. It costs less for each block than Put of
-// one block: what has to be fetched from far away for the next ones, and their checksums, are on their way while the processor is
-// at one.
+// PutAll is Put of several updates of CG cg. Their contents follow each other at the front of the memory that Space
+// returned; sums has the checksums of all their blocks. If one checksum is wrong, nothing of any update is recorded.
+// PutAll costs less per block than Put: checksums are computed side by side, while the table entries of the following
+// blocks are being fetched from memory.
 func (w *Writer) PutAll(cg uint64, runs []Run, sums []uint64) error {
 	if err := w.collect(cg, runs, len(sums)); err != nil {
 		return err
@@ -77,9 +77,9 @@ func (w *Writer) collect(cg uint64, runs []Run, blocks int) error {
 	return nil
 }
 
-// verify compares the checksums of the batch, which stands at the front of the current buffer's space. Meanwhile the places of its blocks in the
-// CG pointer tables come closer, some blocks ahead of the checksums, and what stands there some blocks behind: each is
-// far away from whatever was used last.
+// verify compares the checksums of the batch, whose contents are at the front of the current buffer's space. Meanwhile it
+// prefetches the CG pointer tables: the index of each block some blocks ahead of its checksum, and the entry that the index
+// names some blocks behind. Each is a cache miss of its own otherwise.
 func (w *Writer) verify(sums []uint64) error {
 	if len(sums) == 0 {
 		return nil
@@ -103,7 +103,7 @@ func (w *Writer) verify(sums []uint64) error {
 	return nil
 }
 
-// prefetch asks for the places of n blocks of the batch from block at on.
+// prefetch fetches the index of n blocks of the batch, from block at on.
 func (w *Writer) prefetch(at, n int) {
 	for i := at; i < min(at+n, len(w.batch)); i++ {
 		w.batch[i].table.prefetch(w.batch[i].block)

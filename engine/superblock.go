@@ -10,8 +10,9 @@ import (
 	"github.com/cespare/xxhash/v2"
 )
 
-// The superblock says which pool a device belongs to and where its zones are. It is written when a pool
-// is formatted or grows, never in between. Four copies stand 256 KiB apart at the head of every device.
+// The superblock says which pool a device belongs to and where its zones are. Format writes it; nothing changes it
+// afterwards, but a damaged copy is written again from the others. Four copies stand 256 KiB apart at the head of every
+// device.
 const (
 	superblockMagic  = "FARSIDE\x00"
 	superblockCopies = 4

@@ -10,16 +10,16 @@ import (
 	"github.com/farside-storage/farside/ring"
 )
 
-// Writer takes updates in. It belongs to one goroutine, the one that called [Pool.NewWriter], which is locked to its thread
-// until Close; it shares nothing with other writers: it has a ring, a set of buffers,
-// an extent that it fills, and the CG pointer tables of the volumes bound to it.
+// Writer takes updates in. It belongs to the goroutine that called [Pool.NewWriter], which stays locked to its thread
+// until Close. A writer has a ring, a set of buffers, an extent that it fills, and the CG pointer tables of the volumes
+// bound to it; it shares nothing with other writers.
 //
-// Per update: receive the payload into [Writer.Space], call [Writer.Put] or, for many at once, [Writer.PutAll]. At the end of a CG call
-// [Writer.Seal] for each volume.
+// For each update, receive the payload into [Writer.Space], then call [Writer.Put] (or [Writer.PutAll] for many at once).
+// At the end of a CG call [Writer.Seal] for each volume.
 //
 // Blocks go to the device in the order of their arrival, front to back through the extent, so that hundreds of random
-// 4 KiB updates leave as one sequential write. Nothing here allocates once the buffers and tables have grown to
-// the size of a CG.
+// 4 KiB updates leave as one sequential write. Nothing here allocates once the buffers and tables have grown to the size
+// of a CG.
 type Writer struct {
 	pool    *Pool
 	queue   ring.Queue
@@ -101,9 +101,9 @@ func (p *Pool) NewWriter() (*Writer, error) {
 	return w, nil
 }
 
-// Bind makes the writer the one that takes updates of vol. What an earlier writer had received of it,
-// and no CG has been completed with, is forgotten: the primary sends it again. A volume that its group does not wait for yet joins it, which
-// is refused while a CG without it is complete and not final: see [Group.Join].
+// Bind makes the writer the only one that takes updates of vol. Whatever an earlier writer received of vol and is not
+// part of a complete CG is forgotten: the primary sends it again. If the group does not wait for vol yet, vol joins the
+// group; this is refused while a CG without vol is complete and not final (see [Group.Join]).
 func (w *Writer) Bind(vol *Volume) error {
 	if !vol.writer.CompareAndSwap(nil, w) {
 		return fmt.Errorf("volume %s: %w: another writer has it", vol.name, ErrState)
@@ -125,7 +125,7 @@ func (w *Writer) Bind(vol *Volume) error {
 	return nil
 }
 
-// Unbind ends the binding; what was received and not sealed is forgotten.
+// Unbind ends the binding. Updates that are not sealed are forgotten.
 func (w *Writer) Unbind(vol *Volume) error {
 	for i, b := range w.bound {
 		if b.vol == vol {
@@ -149,9 +149,9 @@ func (w *Writer) forget(b *binding) error {
 	return err
 }
 
-// Space returns memory for the payload of 1 to n blocks: aligned, registered with the kernel, in place for the
-// device. It waits while all buffers are being written. Receive into it, then Put; a second Space without Put
-// returns the same memory. ErrPoolFull: see [Pool.WaitSpace].
+// Space returns memory for the payload of 1 to n blocks: aligned, registered with the kernel, and the device writes from
+// it without a copy. Receive into it, then Put; a second Space without Put returns the same memory. Space waits while all
+// buffers are being written. On ErrPoolFull call [Pool.WaitSpace] and try again.
 func (w *Writer) Space(n int) ([]byte, error) {
 	if w.lastErr != nil {
 		return nil, w.lastErr
@@ -221,7 +221,7 @@ func (w *Writer) begin(b *binding, cg uint64) error {
 	return nil
 }
 
-// Zero records that n blocks of vol from first on read as zeros as of CG cg. No data is written.
+// Zero records that n blocks of vol, from first on, read as zeros as of CG cg. No data is written.
 func (w *Writer) Zero(vol *Volume, cg uint64, first VBlock, n uint64) error {
 	b, err := w.open(vol, cg)
 	if err != nil {
@@ -233,8 +233,8 @@ func (w *Writer) Zero(vol *Volume, cg uint64, first VBlock, n uint64) error {
 	return b.table.zero(vrange{first, n}, w.kill)
 }
 
-// Kick starts the write of what has been put, although its buffer is not full. Call it when the source has
-// nothing more for now.
+// Kick starts writing what has been put, although the buffer is not full. Call it when the source has nothing more for
+// now.
 func (w *Writer) Kick() error {
 	if w.current != nil {
 		if err := w.pushTail(w.current); err != nil {
@@ -247,15 +247,15 @@ func (w *Writer) Kick() error {
 	return w.reap(0)
 }
 
-// Seal ends CG cg for vols, which are bound to this writer: what was put of it is written, and handed over to be
-// completed once all other volumes of the group are sealed too. A volume
-// without updates must be sealed as well. ErrDropped: the CG was discarded.
+// Seal ends CG cg for vols, which are bound to this writer. It writes what was put of the CG and hands it over; the CG
+// completes once every volume that the group waits for is sealed. Seal a volume without updates as well. The error is
+// ErrDropped if the CG was discarded.
 //
 // Once the CG is final the volumes are whole: see [Membership].
 func (w *Writer) Seal(cg uint64, vols ...*Volume) error { return w.seal(cg, vols, false) }
 
-// SealPartial is Seal while blocks of the first copy of vols are still missing, which come with later CGs. A CG with a part of a
-// volume that is whole is refused: see [Options.OnRefused].
+// SealPartial is Seal while blocks of the first copy of vols are still missing and will come with later CGs. A CG with a
+// part of a whole volume is refused: see [Options.OnRefused].
 func (w *Writer) SealPartial(cg uint64, vols ...*Volume) error { return w.seal(cg, vols, true) }
 
 func (w *Writer) seal(cg uint64, vols []*Volume, partial bool) error {
@@ -284,7 +284,7 @@ func (w *Writer) seal(cg uint64, vols []*Volume, partial bool) error {
 // Stats counts what the writer has done.
 func (w *Writer) Stats() WriterStats { return w.stats }
 
-// Close forgets what is not sealed, and frees the writer.
+// Close forgets updates that are not sealed, and frees the writer.
 func (w *Writer) Close() error {
 	err := w.settle()
 	for _, b := range w.bound {
