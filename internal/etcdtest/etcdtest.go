@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -124,22 +125,30 @@ func (m *Member) signal(s syscall.Signal) {
 	}
 }
 
-// freePorts returns addresses on loopback that nobody listens on now. They lie below the range from which the kernel
-// takes the ports of outgoing connections: one of those could else be in the way by the time a server listens.
+// Host is the loopback address of all servers that this process starts. It is another one in each process: what was found free there
+// is so until the server listens, as no other process takes a port of it, and no outgoing connection does.
+var Host = fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254))
+
+var lastPort atomic.Uint32 // that was given out
+
+// freePorts returns addresses of Host that were never given out before, and on which nobody listens.
 func freePorts(t testing.TB, n int) []string {
 	t.Helper()
 	const lowest, highest = 12000, 31000
 	var addrs []string
-	for tries := 0; len(addrs) < n; tries++ {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", lowest+rand.IntN(highest-lowest)))
-		if err != nil {
-			if tries > 1000 {
-				t.Fatalf("no free port on loopback: %v", err)
-			}
-			continue
+	for len(addrs) < n {
+		port := lowest + lastPort.Add(1)
+		if port > highest {
+			t.Fatalf("no free port on %s", Host)
 		}
-		defer l.Close() // all together, so that no port comes twice
+		l, err := net.Listen("tcp", fmt.Sprintf("%s:%d", Host, port))
+		if err != nil {
+			continue // somebody listens on all addresses
+		}
 		addrs = append(addrs, l.Addr().String())
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return addrs
 }
