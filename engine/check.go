@@ -13,7 +13,7 @@ import (
 type CheckOptions struct {
 	// Data: read every mapped block and compare its checksum.
 	Data bool
-	// Progress, if set, is told how many of the blocks to be read have been.
+	// Progress, if set, is called with the number of blocks read so far, and of all blocks to read.
 	Progress func(done, total uint64)
 }
 
@@ -79,12 +79,12 @@ type CheckVolume struct {
 	SetAsideAt uint64 `json:"set_aside_at,omitempty"`
 }
 
-// OK says that nothing is damaged, not even repairably.
+// OK reports that nothing is damaged, not even repairably.
 func (r *CheckReport) OK() bool { return len(r.Damage) == 0 && len(r.Repairable) == 0 }
 
-// Check verifies every structure of a pool that nobody has open, and changes nothing: superblock copies,
-// roots, table pages, journal, that no physical block is linked twice or lies outside of the data, and with
-// Data every mapped block. The error is about not being able to look; what was found is in the report.
+// Check verifies every structure of a pool that nobody has open, and changes nothing. It verifies superblock copies,
+// roots, table pages and journal; that no physical block is linked twice or lies outside the data zone; and with
+// CheckOptions.Data every mapped block. The report has the damage found. The error says why Check could not look.
 func Check(devs ring.Devices, o CheckOptions) (*CheckReport, error) {
 	var rep *CheckReport
 	err := offline(devs, func(r *recovery) error {

@@ -19,8 +19,8 @@ func (p *Pool) Checkpoint(ctx context.Context) error {
 	})
 }
 
-// Close finishes background work, writes a checkpoint if that saves the next open anything, and closes the pool; the devices stay open. All writers must
-// have been closed and no read may be in flight.
+// Close finishes background work, writes a checkpoint if that saves the next open any work, and closes the pool. The
+// devices stay open. All writers must have been closed, and no read may be in flight.
 func (p *Pool) Close() error {
 	if n := p.writers.Load(); n > 0 {
 		return fmt.Errorf("close pool: %w: %d writers are open", ErrState, n)

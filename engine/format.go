@@ -17,8 +17,8 @@ func NewUUID() UUID {
 	return u
 }
 
-// Format makes an empty pool of devs, whatever they held: what that was is the caller's to check. The first device also holds
-// journal and tables. A crash on the way leaves devices that are no pool.
+// Format makes an empty pool of devs, whatever they held: the caller must check that. The first device also holds the
+// journal and the tables. A crash in the middle leaves devices that are no pool.
 func Format(devs ring.Devices, o FormatOptions) (UUID, error) {
 	if o.NewUUID == nil {
 		o.NewUUID = NewUUID

@@ -42,8 +42,8 @@ const (
 	LinkedView
 )
 
-// Read is one read of a volume; reuse it to read without allocating. Set the first fields, call
-// [Read.Start], and wait for Done.
+// Read is one read of a volume. Set the fields up to Done, call [Read.Start], and wait for Done. Reuse a Read to read
+// without allocation.
 type Read struct {
 	Volume *Volume
 	View   ViewKind
@@ -54,9 +54,9 @@ type Read struct {
 	Buf []byte
 	// Done is called once, on an I/O goroutine or inside Start: it must not block.
 	Done func(*Read)
-	// Err is the outcome. Buf holds nothing of use if it is not nil.
+	// Err is the outcome. Unless it is nil, the contents of Buf are undefined.
 	Err error
-	// CG is the one that was read.
+	// CG is the consistency group that was read.
 	CG uint64
 
 	ticket  ticket
@@ -237,8 +237,8 @@ func (r *Read) finish(err error) {
 	r.Done(r)
 }
 
-// Snapshot holds one view of a group still, so that many reads see the same CG. While it is open no block is
-// released and no memory of later CGs is given back: keep it for seconds, not days.
+// Snapshot pins one view of a group, so that many reads see the same CG. While it is open no block is released, and no
+// memory of later CGs is freed: keep it for seconds, not days.
 type Snapshot struct {
 	view   *View
 	ticket ticket
@@ -256,7 +256,7 @@ func (g *Group) Snapshot(kind ViewKind) *Snapshot {
 // CG that the snapshot shows.
 func (s *Snapshot) CG() uint64 { return s.view.cg }
 
-// Close lets go. No read of it may be in flight.
+// Close releases the view. No read of the snapshot may be in flight.
 func (s *Snapshot) Close() { s.view.group.pool.readers.leave(s.ticket) }
 
 // ReadAt reads from the final view, any offset and length. Each call sees one CG.
@@ -306,8 +306,8 @@ type Extent struct {
 	Mapped   bool
 }
 
-// Extents lists the runs of [off, off+length) of the final view, at most limit of them. Bounds are in
-// whole blocks.
+// Extents lists the runs of [off, off+length) in the final view, at most limit of them. off and length are multiples of
+// [BlockSize].
 func (v *Volume) Extents(ctx context.Context, off, length uint64, limit int) ([]Extent, error) {
 	first, n := VBlock(off/BlockSize), length/BlockSize
 	if err := v.checkRange(first, n); err != nil {

@@ -2,7 +2,7 @@ package engine
 
 import "sync/atomic"
 
-// readers tells when nobody can use an old view any more.
+// readers tells when no reader can use an old view any more.
 //
 // It is epoch-based reclamation with two counters per lane, in the manner of the kernel's sleepable RCU: a
 // reader counts itself in under the parity of the current epoch; the epoch moves on when

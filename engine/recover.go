@@ -12,9 +12,12 @@ import (
 	"github.com/farside-storage/farside/ring"
 )
 
-// Open opens the pool on devs, given in any order, and recovers it after a crash: newest root, its table pages, then the journal
-// from the root's tail on; the allocator's bitmap is derived from what is linked. It writes nothing but
-// superblock copies that were damaged (see [Pool.Repairs]).
+// Open opens the pool on devs, given in any order, and recovers it after a crash. It reads the newest root, the table
+// pages that it names, and the journal from the root's tail on; it derives the allocator's bitmap from what is linked.
+//
+// Open repairs damaged superblock copies (see [Pool.Repairs]). Of all else it writes only what is already there: the
+// root, and the end of the journal that may never have been flushed, so that both are durable before anything is
+// acknowledged.
 //
 // The pool uses devs until it is closed, and leaves them open.
 func Open(devs ring.Devices, o Options) (*Pool, error) {

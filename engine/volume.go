@@ -23,11 +23,11 @@ type Volume struct {
 	member atomic.Pointer[Membership] // any goroutine may load it; the control loop stores
 }
 
-// ID tells the volume from all others of its pool, for good: one that is deleted and made again under its name has another.
+// ID identifies the volume in its pool for ever: a volume that is deleted and created again under its name gets another.
 func (v *Volume) ID() uint32 { return v.id }
 
-// Holds says whether a final CG has put anything into the volume since it was made; if not, all of it reads as zeros. What was
-// put there and overwritten by zeros counts too.
+// Holds reports whether a final CG has written to the volume since it was created. If not, all of it reads as zeros. Data
+// that was overwritten with zeros since counts too.
 func (v *Volume) Holds(ctx context.Context) (bool, error) {
 	var holds atomic.Bool // ctx may end while the control loop is answering
 	err := v.pool.call(ctx, func(reply func(error)) {
@@ -133,8 +133,8 @@ func checkName(what, name string) error {
 	return nil
 }
 
-// CreateVolume adds a volume of size bytes to a group, which is made if there is none of that name. All of it reads as
-// zeros. The group waits for it from [Group.Join] on; in a group of which no CG is complete yet, at once.
+// CreateVolume adds a volume of size bytes to a group, and creates the group if there is none of that name. All of the
+// volume reads as zeros. The group waits for it from [Group.Join] on, or at once if no CG of the group is complete yet.
 func (p *Pool) CreateVolume(ctx context.Context, group, name string, size uint64) (*Volume, error) {
 	if err := errors.Join(checkName("group", group), checkName("volume", name), checkVolumeSize(size)); err != nil {
 		return nil, err
@@ -249,8 +249,8 @@ func (p *Pool) addVolume(g *Group, id uint32, name string, size uint64, m Member
 	return v, nil
 }
 
-// DeleteVolume removes a volume and releases its blocks. It must not be bound to a writer. While the group waits for it (see [Awaited]), no
-// CG of the group may be between complete and folded; else, none that has blocks of it.
+// DeleteVolume removes a volume and releases its blocks. The volume must not be bound to a writer. No CG that has blocks
+// of it may be between complete and folded; while the group waits for the volume (see [Awaited]), no CG at all.
 func (p *Pool) DeleteVolume(ctx context.Context, group, name string) error {
 	g, err := p.Group(group)
 	if err != nil {

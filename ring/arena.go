@@ -81,11 +81,12 @@ func (a *Arena) Close() error {
 	return unmapArena(mem)
 }
 
-// Arenas makes arenas of memory that earlier ones gave back, for who opens and closes pools all the time: a fresh
-// page costs more than what is done with it. A nil *Arenas maps and unmaps each. Not safe for concurrent use.
+// Arenas recycles the memory of closed arenas. It is for callers that open and close pools all the time, such as a
+// simulator: the first touch of a fresh page costs more than the work done with it. A nil *Arenas maps and unmaps each
+// arena. Not safe for concurrent use.
 type Arenas struct{ free map[int][][]byte }
 
-// New gives an arena of size bytes, with arbitrary contents.
+// New returns an arena of size bytes. Its contents are undefined.
 func (h *Arenas) New(size int) (*Arena, error) {
 	if h == nil {
 		return NewArena(size)

@@ -15,7 +15,7 @@ type Call struct {
 	// Done runs on the worker's goroutine when the request has ended. It must not
 	// block; it may hand further calls to the worker, this one included.
 	Done func(*Call)
-	// Owner is the caller's. A [NewThroughputWorker] gives calls that have one to its function when they have ended.
+	// Owner belongs to the caller. A worker of [NewThroughputWorker] passes calls with an Owner to its function together.
 	Owner any
 
 	next *Call // link of the worker's inbox and backlog; the worker's from Go to Done
@@ -23,8 +23,8 @@ type Call struct {
 
 // Worker owns one queue on a goroutine of its own and takes requests for it from any goroutine.
 //
-// Calls wait in an inbox that has no bound of its own: each caller bounds itself by the calls that it
-// owns. They start in the order in which Go got them, and may end in any order.
+// Calls wait in an inbox that has no limit of its own: each caller is limited by the calls that it owns. They start in
+// the order in which Go received them, and may end in any order.
 type Worker struct {
 	// inbox is a list of calls, newest first. Anybody pushes, the worker takes all at
 	// once; after the worker's end it is the value &ended for ever.
@@ -53,10 +53,11 @@ func NewWorker(devs Devices, o QueueOptions) (*Worker, error) {
 	return startWorker(devs, o, nil)
 }
 
-// NewThroughputWorker is NewWorker for many requests in flight, where what they cost together counts for more than each one's
-// latency. While at least 16 are, the worker is woken for an eighth of them, not for each. And calls with an Owner that it
-// takes in at once go to together, on the worker's goroutine, in place of their Done; the slice is valid until together
-// returns. Calls without one, and those that end because the worker does, have Done called all the same.
+// NewThroughputWorker is NewWorker for many requests in flight, where their total cost matters more than the latency of
+// each. While 16 or more requests are in flight, the worker wakes once for an eighth of them instead of once for each.
+// Calls with an Owner that ended at the same time are passed to together in one slice, on the worker's goroutine, and
+// their Done is not called; the slice is valid until together returns. Done is still called for calls without an Owner,
+// and for calls that end because the worker ends.
 func NewThroughputWorker(devs Devices, o QueueOptions, together func(calls []*Call)) (*Worker, error) {
 	o.Unwoken = true
 	return startWorker(devs, o, together)
