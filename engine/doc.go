@@ -39,6 +39,7 @@
 //   - A group waits for a volume that is [Awaited]: every CG that becomes complete has the volume, until the volume is
 //     set aside or deleted. This standing is durable before it takes effect. A volume joins between two CGs, so no CG
 //     has updates of a volume that it does not wait for.
+//   - A group that waits for no volume completes a CG when it is asked to ([Group.CompleteVacant]), and only then.
 //   - A volume that is created while nothing is complete in its group is awaited at once. One that is created later
 //     must join first: a copy that has yet to come must not hold back those that exist.
 //   - A volume becomes whole with the first CG that leaves nothing of its first copy out, once that CG is final. Until

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync/atomic"
 
 	"github.com/farside-storage/farside/internal/plant"
@@ -52,6 +53,7 @@ type wholeMark struct {
 type sealedCG struct {
 	cg      uint64
 	volumes map[*Volume]sealedVolume
+	asked   bool // by CompleteVacant: it may become complete without a volume
 }
 
 // sealedVolume is what a CG does to a volume. A nil table: nothing. partial: and blocks of its first copy are still missing.
@@ -82,6 +84,7 @@ type GroupState struct {
 	Discarded uint64 // CGs up to this that are not final were discarded
 	Receiving uint64 // newest CG of which anything was received, or that was discarded
 	Folded    bool   // every final CG is part of the pointer tables
+	Vacant    bool   // the group waits for no volume here: see [Group.CompleteVacant]
 }
 
 // State asks the control loop for the state of the group.
@@ -89,7 +92,7 @@ func (g *Group) State(ctx context.Context) (GroupState, error) {
 	var told atomic.Pointer[GroupState] // ctx may end while the control loop is answering
 	err := g.pool.call(ctx, func(reply func(error)) {
 		s := &g.state
-		told.Store(&GroupState{g.name, s.epoch, s.final, s.linked, s.complete, s.through, g.receiving.Load(), len(g.live) == 0})
+		told.Store(&GroupState{g.name, s.epoch, s.final, s.linked, s.complete, s.through, g.receiving.Load(), len(g.live) == 0, g.awaited() == 0})
 		reply(g.pool.failed())
 	})
 	if st := told.Load(); st != nil {
@@ -298,17 +301,19 @@ func (g *Group) seal(vol *Volume, cg uint64, x sealedVolume) {
 		}
 		return
 	}
-	var s *sealedCG
-	for _, x := range g.sealed {
-		if x.cg == cg {
-			s = x
+	g.sealedAt(cg).volumes[vol] = x
+}
+
+// sealedAt finds where a CG is collected.
+func (g *Group) sealedAt(cg uint64) *sealedCG {
+	for _, s := range g.sealed {
+		if s.cg == cg {
+			return s
 		}
 	}
-	if s == nil {
-		s = &sealedCG{cg: cg, volumes: map[*Volume]sealedVolume{}}
-		g.sealed = append(g.sealed, s)
-	}
-	s.volumes[vol] = x
+	s := &sealedCG{cg: cg, volumes: map[*Volume]sealedVolume{}}
+	g.sealed = append(g.sealed, s)
+	return s
 }
 
 // unseal forgets what a writer sealed of a volume in CGs that are not being completed: its primary sends it again.
@@ -319,6 +324,7 @@ func (g *Group) unseal(vol *Volume) {
 		}
 		delete(s.volumes, vol)
 	}
+	g.sealed = slices.DeleteFunc(g.sealed, func(s *sealedCG) bool { return len(s.volumes) == 0 && !s.asked })
 }
 
 // ready returns the next CG to complete: the oldest that is sealed on every volume that is awaited, once the one before is final.

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"slices"
 )
 
 // Standing says what a volume's group expects of it.
@@ -144,7 +145,7 @@ func (v *Volume) refuseAside(m Membership) error {
 // SetAside ends the volume's part in its group: from the next CG on, CGs become complete without it. What it shows stays as it is, as
 // of the CG that [Membership].AsideAt tells; it takes no update, and can be deleted, or rejoin. Durable on return.
 //
-// It must not be bound to a writer, and not be the last volume that the group waits for: no CG would become complete any more.
+// It must not be bound to a writer. If it is the last volume that the group waits for, no CG becomes complete any more but by [Group.CompleteVacant].
 func (g *Group) SetAside(ctx context.Context, name string) error {
 	v, err := g.Volume(name)
 	if err != nil {
@@ -156,8 +157,6 @@ func (g *Group) SetAside(ctx context.Context, name string) error {
 			return nil, nil
 		case v.writer.Load() != nil:
 			return nil, fmt.Errorf("volume %q of group %q: %w: a primary is attached to it; stop that, or leave the volume out of it, then try again", name, g.name, ErrState)
-		case m.Standing == Awaited && g.awaited() == 1:
-			return nil, fmt.Errorf("volume %q of group %q: %w: it is the only one that the group has here; remove this control from the group instead", name, g.name, ErrState)
 		}
 		return m.moves(SetAside, g.state.complete), nil
 	}})
@@ -176,6 +175,23 @@ func (g *Group) Rejoin(ctx context.Context, name string) error {
 		}
 		return m.moves(Unattached, 0), nil
 	}})
+}
+
+// CompleteVacant makes CG c.CG complete without any update, if the group waits for no volume here: nothing can come of which the CG would be made, and a
+// control that never completes one would hold all others up. It returns at once; [Options].OnComplete tells when the CG is complete, which needs the one before to
+// be final. For a group that waits for a volume, and for a CG that is complete or was discarded, it has nothing to do.
+//
+// Who calls it says that all of the CG was sent, to whomever. A volume that joins before the CG is complete is waited for, as in any other.
+func (g *Group) CompleteVacant(ctx context.Context, c Command) error {
+	return g.command(ctx, func() (*record, error) {
+		if err := g.state.checkEpoch(c); err != nil || c.CG <= max(g.state.through, g.state.complete) || g.awaited() > 0 {
+			return nil, err
+		}
+		if j := g.pool.ctl.completions; !slices.ContainsFunc(j, func(j *completion) bool { return j.g == g && j.cg.cg == c.CG }) {
+			g.sealedAt(c.CG).asked = true
+		}
+		return nil, nil
+	})
 }
 
 // awaited counts the volumes that the group waits for.

@@ -212,20 +212,60 @@ func TestPartOfAWholeVolumeIsRefused(t *testing.T) {
 	r.close()
 }
 
-func TestTheLastVolumeIsNotSetAside(t *testing.T) {
+// TestReq14_VacantGroupKeepsUp: a group of which all volumes were set aside, or deleted, completes the CGs that it is asked to complete, links and releases them, over a
+// restart too; and once a volume joins, it waits for that.
+func TestReq14_VacantGroupKeepsUp(t *testing.T) {
 	r := newRig(t, 104)
 	a, b := r.volume("g", "a", 40), r.volume("g", "b", 40)
-	if err := errors.Join(r.w.Unbind(a), r.w.Unbind(b), a.group.SetAside(context.Background(), "a"), a.group.SetAside(context.Background(), "a")); err != nil {
+	g, ctx := a.group, context.Background()
+	offer := func(cg, complete uint64) {
+		t.Helper()
+		r.do(g.CompleteVacant, cg)
+		if st := r.state(g); st.Complete != complete {
+			t.Fatalf("asked for CG %d: %+v", cg, st)
+		}
+	}
+	r.write(a, 1, 0, 5)
+	r.seal(1, a, b)
+	r.commit(g, 1)
+	const final = 1
+	offer(final+1, final) // it waits for two volumes
+	if err := errors.Join(r.w.Unbind(a), r.w.Unbind(b), g.SetAside(ctx, "a"), g.SetAside(ctx, "a"), g.SetAside(ctx, "b"), r.pool.DeleteVolume(ctx, "g", "b")); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.group.SetAside(context.Background(), "b"); !errors.Is(err, ErrState) {
-		t.Fatalf("the group waits for nothing: %v", err)
+	if st := r.state(g); !st.Vacant || st.Complete != final {
+		t.Fatalf("%+v", st)
 	}
+	offer(final+1, final+1)
+	offer(final+1, final+1) // asked again
+	offer(final+2, final+1) // not before the one before is final
+	r.commit(g, final+1)
+	r.settle()
+	offer(final+2, final+2)
+	r.do(func(ctx context.Context, c Command) error { return g.Discard(ctx, c, final+5) }, final+2)
+	offer(final+4, final+1) // it was discarded
+	offer(final+6, final+6)
+	r.reopen()
+	a = r.vol("g", "a")
+	g = a.group
+	if st := r.state(g); !st.Vacant || st.Complete != final+6 || st.Final != final+1 {
+		t.Fatalf("after a restart: %+v", st)
+	}
+	r.commit(g, final+6)
 	if err := r.w.Bind(a); !errors.Is(err, ErrSetAside) {
 		t.Fatal(err)
 	}
-	if err := a.group.Join(context.Background(), a); !errors.Is(err, ErrSetAside) {
+	if err := g.Join(ctx, a); !errors.Is(err, ErrSetAside) {
 		t.Fatal(err)
+	}
+	if err := errors.Join(g.Rejoin(ctx, "a"), r.w.Bind(a)); err != nil {
+		t.Fatal(err)
+	}
+	offer(final+7, final+6) // it waits for a
+	r.write(a, final+7, 0, 3)
+	r.seal(final+7, a)
+	if st := r.state(g); st.Vacant || st.Complete != final+7 {
+		t.Fatalf("%+v", st)
 	}
 	r.close()
 }

@@ -58,6 +58,9 @@ func (r *rig) open() {
 	}
 	for _, g := range r.pool.Groups() {
 		for _, v := range g.Volumes() {
+			if v.Membership().Standing == SetAside {
+				continue
+			}
 			if err := r.w.Bind(v); err != nil {
 				r.t.Fatal(err)
 			}

@@ -113,6 +113,7 @@ type member struct {
 	held, thawed, drained   bool
 	blocks                  uint64 // of payload that it sent for the CG, once drained
 	complete, linked, final bool
+	vacantAsked             bool // it was asked to complete the CG without any volume
 
 	// Primaries only: see ControlStatus.
 	heldTimes, holdTimes holdTimes
@@ -559,7 +560,7 @@ func (c *Core) sendOpen(m *member) {
 
 func (c *Core) query(m *member) {
 	if m.connected {
-		c.send(m, &wire.Query{Command: c.command(c.round)})
+		c.send(m, &wire.Query{Command: c.command(c.round), Drained: c.drained()})
 		c.asked(m)
 	}
 }

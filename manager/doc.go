@@ -73,6 +73,16 @@
 //     of a removed primary. Both are said in the status as what the group waits for.
 //   - The last primary and the last secondary cannot be removed. Without its log a manager that starts takes the configuration.
 //
+// # Vacant secondaries
+//
+// A secondary is vacant if it waits for no volume of the group: all were deleted there, or set aside. It says so with its state. Nothing that a primary
+// sends can make a CG complete on it, and it would hold all others up; so once every primary has drained CG n, it is asked (Query, drained) to complete n as it is,
+// and from then on takes part like any other. The other way would have been not to wait for it. But then its CG numbers stay behind, the decision table no
+// longer holds (it decides from numbers being equal), and what "behind" means would have to be told apart from a control that lost a decided
+// CG. As it is, a vacant secondary shows the same numbers as all others, a volume that joins it finds the group's final CG there, and no rule has an exception.
+// No recovery point is lost by it: R1 holds, since a vacant secondary has all that it should of n; a secondary is vacant from a command of an operator on, never because its pool
+// is gone (then its final CG is not the group's, and the group waits); and no CG is held while all secondaries are vacant. Status has an alert for each.
+//
 // # Times
 //
 // The coordination timeout bounds how long a host's write can wait for a cut: it is the

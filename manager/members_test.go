@@ -73,6 +73,36 @@ func TestJoiningHoldsUpNothing(t *testing.T) {
 	w.progress()
 }
 
+// TestReq14_VacantSecondaryHoldsUpNothing: a secondary that waits for no volume of the group completes each CG once all primaries have drained it, also one that was
+// being drained when its volumes went, and over a restart of the manager. It shows the same CGs as the others. Where all are vacant no CG is held.
+func TestReq14_VacantSecondaryHoldsUpNothing(t *testing.T) {
+	w := newWorldWith(t, 2, 1, 1, fastSettings())
+	if err := w.change("s2", "secondary"); err != nil {
+		t.Fatal(err)
+	}
+	w.until("s2 takes part", func() bool { return w.takesPart("s2") && w.sec[1].final > 0 })
+	w.until("a CG is drained", w.inState(StateDrain))
+	w.sec[1].vacant = true
+	w.progress()
+	w.crashManager(len(w.persists), false)
+	w.progress()
+	w.until("all show the same", func() bool { return w.sec[0].final == w.sec[1].final })
+	st := w.core.Status(w.now)
+	if c := st.Controls[3]; c.Name != "s2" || !c.Vacant || !slices.ContainsFunc(st.Alerts, func(a string) bool { return strings.Contains(a, "s2 waits for no volume") }) {
+		t.Errorf("%+v, alerts %q", c, st.Alerts)
+	}
+	w.sec[0].vacant = true
+	w.until("no CG is held", func() bool { return strings.Contains(w.core.Status(w.now).Waiting, "no secondary waits for a volume") })
+	point := w.sec[0].final
+	for range 50 {
+		w.pump()
+		w.tick()
+	}
+	if w.core.State() != StateIdle || w.sec[0].final != point {
+		t.Errorf("CG %d after %d; the group is in %v", w.sec[0].final, point, w.core.State())
+	}
+}
+
 // A secondary that is lost for good is removed while its group waits for it, in each state in which it can wait.
 func TestRemovingALostSecondary(t *testing.T) {
 	for _, state := range []State{StateReverting, StateRelease, StateStarting, StateIdle} {

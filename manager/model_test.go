@@ -108,6 +108,7 @@ type msec struct {
 	mani                     []map[uint64]bool
 	failed                   string
 	mute, refuse             int
+	vacant                   bool // all volumes are gone: nothing is sent to it
 	linkedBack, discardCalls int
 }
 
@@ -623,7 +624,7 @@ func (w *world) toSecondary(pi, si int) bool {
 	}
 	f := p.data[si][0]
 	p.data[si] = p.data[si][1:]
-	if f.cg <= s.through || f.manifest && w.drop != nil && w.drop(pi, si) {
+	if s.vacant || f.cg <= s.through || f.manifest && w.drop != nil && w.drop(pi, si) {
 		return true
 	}
 	if f.cg <= s.complete {
@@ -658,8 +659,25 @@ func (w *world) tryComplete(s *msec, cg uint64) {
 			set[k] = true
 		}
 	}
+	w.completed(s, cg, set)
+}
+
+func (w *world) completed(s *msec, cg uint64, set map[int]bool) {
 	s.compl[cg], s.complete = set, cg
 	w.reply(s.name, &wire.Complete{Command: wire.Command{Group: w.group.Name, Epoch: s.epoch, CG: cg}})
+}
+
+// secAsked: a vacant secondary completes what every primary has sent.
+func (w *world) secAsked(s *msec, q wire.Query) {
+	if q.Drained && s.vacant && q.CG > max(s.complete, s.through) {
+		for _, p := range w.prim {
+			if w.takesPart(p.name) && p.open <= q.CG {
+				w.t.Fatalf("%s is asked to complete CG %d, which is not cut on %s", s.name, q.CG, p.name)
+			}
+		}
+		w.completed(s, q.CG, map[int]bool{})
+	}
+	w.reply(s.name, ptr(s.state(q.Command)))
 }
 
 func (s *msec) state(h wire.Command) wire.State {
@@ -670,7 +688,7 @@ func (s *msec) state(h wire.Command) wire.State {
 		}
 	}
 	h.CG, h.Epoch = s.linked, s.epoch
-	return wire.State{Command: h, Final: s.final, Linked: s.linked, Complete: s.complete, Receiving: recv, Failed: s.failed}
+	return wire.State{Command: h, Final: s.final, Linked: s.linked, Complete: s.complete, Receiving: recv, Failed: s.failed, Vacant: s.vacant}
 }
 
 func (w *world) secTakes(s *msec, m Send) {
@@ -690,8 +708,10 @@ func (w *world) secTakes(s *msec, m Send) {
 		return
 	}
 	switch m.Message.Type() {
-	case wire.TypeFence, wire.TypeQuery:
+	case wire.TypeFence:
 		w.reply(s.name, ptr(s.state(h)))
+	case wire.TypeQuery:
+		w.secAsked(s, *m.Message.(*wire.Query))
 	case wire.TypeLink:
 		w.secLink(s, h)
 	case wire.TypeRelease:

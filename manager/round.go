@@ -56,6 +56,9 @@ func (c *Core) waiting() string {
 			return s.name + " failed: " + s.state.Failed
 		}
 	}
+	if all(c.sec, func(m *member) bool { return m.state.Vacant }) {
+		return "no secondary waits for a volume of the group: there would be no copy of what a CG has. Add a volume (farside group add-volume)"
+	}
 	return ""
 }
 
@@ -83,7 +86,7 @@ func (c *Core) beginRound(n uint64) {
 		m.held, m.thawed, m.drained, m.blocks = false, false, false, 0
 	}
 	for _, m := range c.sec {
-		m.complete, m.linked, m.final = false, false, false
+		m.complete, m.linked, m.final, m.vacantAsked = false, false, false, false
 	}
 }
 
@@ -198,7 +201,8 @@ func (c *Core) tryLink() {
 	if plant.On(plant.LinkBeforeComplete) {
 		complete = slices.ContainsFunc(c.sec, func(m *member) bool { return m.complete })
 	}
-	if !complete || !all(c.prim, func(m *member) bool { return m.drained }) {
+	if !complete || !c.drained() {
+		c.askVacant()
 		return
 	}
 	c.st, c.deadline, c.linkSent = StateLink, c.now.Add(c.settings.CommandTimeout), true
@@ -206,6 +210,25 @@ func (c *Core) tryLink() {
 	c.audit(EntryLink, c.round, "", "complete on every secondary", "link sent to all")
 	for _, s := range c.sec {
 		c.send(s, &wire.Link{Command: c.command(c.round)})
+	}
+}
+
+// drained says whether every primary has sent all of the CG.
+func (c *Core) drained() bool {
+	return c.st == StateDrain && all(c.prim, func(m *member) bool { return m.drained })
+}
+
+// askVacant has secondaries complete the CG that wait for no volume of it: nothing comes that would make it complete there. See "Vacant secondaries" in
+// the package comment. Whoever is vacant and has not said so yet does with the next poll; who is not any more takes no notice.
+func (c *Core) askVacant() {
+	if !c.drained() {
+		return
+	}
+	for _, s := range c.sec {
+		if s.fresh && s.state.Vacant && !s.complete && !s.vacantAsked {
+			s.vacantAsked = true
+			c.query(s)
+		}
 	}
 }
 

@@ -172,6 +172,8 @@ type ControlStatus struct {
 	PoolFull   bool       `json:"pool_full,omitempty"`
 	Failed     string     `json:"failed,omitempty"`
 	ReportedAt *time.Time `json:"reported_at,omitempty"`
+	// Vacant: it waits for no volume of the group, so that the recovery point says nothing of it.
+	Vacant bool `json:"vacant,omitempty"`
 	// LagCGs is how many CG numbers its final CG is behind the open one.
 	LagCGs *uint64 `json:"lag_cgs,omitempty"`
 	// LagMillis is the age of its final CG's cut.
@@ -226,6 +228,7 @@ func (c *Core) controlStatus(m *member, now time.Time) ControlStatus {
 	st, at := m.state, m.stateAt
 	s.Linked, s.Final, s.Complete, s.Receiving = &st.Linked, &st.Final, &st.Complete, &st.Receiving
 	s.FreeBlocks, s.PoolFull, s.Failed, s.ReportedAt = &st.FreeBlocks, st.PoolFull, st.Failed, &at
+	s.Vacant = st.Vacant
 	if c.open > st.Final {
 		lag := c.open - st.Final
 		s.LagCGs = &lag
@@ -271,6 +274,9 @@ func (c *Core) alerts(now time.Time) []string {
 		}
 		if m.state.PoolFull {
 			add("%s: the pool is full", m.name)
+		}
+		if m.state.Vacant {
+			add("%s waits for no volume of the group: the recovery point is not there. Add a volume (farside group add-volume), or remove the control (farside group remove-control)", m.name)
 		}
 		if m.state.Failed != "" {
 			add("%s failed: %s", m.name, m.state.Failed)

@@ -105,9 +105,11 @@ func genMessage(t *rapid.T, ty Type) Message {
 		return &Thawed{Command: genCommand(t), OK: boolean()}
 	case TypeDrained:
 		return &Drained{Command: genCommand(t), Blocks: genU64(t)}
+	case TypeQuery:
+		return &Query{genCommand(t), boolean()}
 	case TypeState:
 		return &State{Command: genCommand(t), Final: genU64(t), Linked: genU64(t), Complete: genU64(t), Receiving: genU64(t),
-			PoolFull: boolean(), Failed: genText(t), Instance: genUUID(t), FreeBlocks: genU64(t)}
+			PoolFull: boolean(), Failed: genText(t), Instance: genUUID(t), FreeBlocks: genU64(t), Vacant: boolean()}
 	case TypeRevert:
 		return &Revert{Command: genCommand(t), Discard: boolean(), Through: genU64(t), Final: genU64(t)}
 	case TypeLost:

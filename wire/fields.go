@@ -135,6 +135,12 @@ func (m *State) fields(c *coder) {
 	c.text("failed", &m.Failed)
 	c.uuid("instance", &m.Instance)
 	c.u64("free blocks", &m.FreeBlocks)
+	c.boolean("vacant", &m.Vacant)
+}
+
+func (m *Query) fields(c *coder) {
+	m.Command.fields(c)
+	c.boolean("drained", &m.Drained)
 }
 
 func (m *Revert) fields(c *coder) {

@@ -209,7 +209,12 @@ type FinalNote struct{ Command }
 type Fence struct{ Command }
 
 // Query asks a secondary for its State.
-type Query struct{ Command }
+type Query struct {
+	Command
+	// Drained: every primary has sent all of CG n. A secondary that waits for no volume of the group has nothing to wait for then: it makes
+	// the CG complete as it is, and says so with Complete.
+	Drained bool
+}
 
 // Complete tells the manager that CG n is complete and durable on this secondary. Unsolicited.
 type Complete struct{ Command }
@@ -253,6 +258,7 @@ type State struct {
 	Failed     string // why the control does not acknowledge, "" if it does
 	Instance   UUID
 	FreeBlocks uint64
+	Vacant     bool // it waits for no volume of the group: see Query.Drained
 }
 
 // Revertible says whether the control's newest linked CG can be reverted.

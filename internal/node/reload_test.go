@@ -13,6 +13,7 @@ import (
 	"github.com/farside-storage/farside/internal/config"
 	"github.com/farside-storage/farside/internal/nbdclient"
 	"github.com/farside-storage/farside/internal/target"
+	"github.com/farside-storage/farside/manager"
 	"github.com/farside-storage/farside/primary"
 	"github.com/farside-storage/farside/wire"
 )
@@ -114,6 +115,64 @@ func TestReq14_VolumeJoinsAndLeaves(t *testing.T) {
 		t.Errorf("the copy that was set aside shows %q", got)
 	}
 	refusedWith(t, r.reload(&now, both), "set aside")
+}
+
+// TestReq14_SecondaryWithoutVolumesHoldsUpNothing: the only volume of a group on one of two secondaries is set aside, then deleted; the group goes on, both
+// secondaries show its CGs, and a new volume there gets its copy.
+func TestReq14_SecondaryWithoutVolumesHoldsUpNothing(t *testing.T) {
+	a, c := place{"g", "a", "p1", "s1"}, place{"g", "c", "p1", "s2"}
+	r := newRig(t, a, c)
+	var now atomic.Pointer[config.File]
+	for _, name := range []string{"s1", "s2"} {
+		r.start(Secondary, r.secondary(name))
+	}
+	both := r.primary("p1")
+	now.Store(both)
+	r.start(runReloadable(&now), both)
+	r.start(Manager, r.manager("m1", "5ms"))
+	r.write(c, 'x')
+	r.awaitCut()
+
+	r.places = r.places[:1]
+	await(r, "p1", func(primary.Status) error { return r.reload(&now, r.primary("p1")) }) // once the server has noticed that the host is gone
+	var s target.Status
+	for _, action := range []wire.VolumeAction{wire.VolumeSetAside, wire.VolumeDelete} {
+		await(r, "s2", func(target.Status) error { // once the secondary has noticed that the primary attached anew without it
+			return r.tool("s2", &wire.Volume{Group: "g", Name: "c", Action: action}, &s)
+		})
+		r.write(a, byte('0'+action))
+		g := r.awaitCut().Groups[0]
+		if got := r.shown(a); got != byte('0'+action) {
+			t.Errorf("after %v the copy that stayed shows %q", action, got)
+		}
+		for _, m := range g.Controls {
+			if m.Role == "secondary" && m.Vacant != (m.Name == r.socket("s2")) {
+				t.Errorf("after %v: %+v", action, m)
+			}
+		}
+	}
+
+	d := place{"g", "d", "p1", "s2"}
+	r.places = append(r.places, d)
+	if err := r.tool("s2", &wire.Volume{Group: "g", Name: "d", Action: wire.VolumeMake, Size: rigVolume}, &s); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.reload(&now, r.primary("p1")); err != nil {
+		t.Fatal(err)
+	}
+	r.write(d, 'y')
+	r.awaitCut()
+	await(r, "m1", func(s manager.NodeStatus) error {
+		for _, m := range s.Groups[0].Controls {
+			if m.Vacant {
+				return fmt.Errorf("%s is vacant", m.Name)
+			}
+		}
+		return nil
+	})
+	if got := r.shown(d); got != 'y' {
+		t.Errorf("the new copy shows %q", got)
+	}
 }
 
 func TestReloadRefusesOtherChanges(t *testing.T) {

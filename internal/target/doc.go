@@ -35,6 +35,7 @@
 //   - From the first Attach of a volume on, every CG that becomes complete has the volume, durably. Attached is not sent
 //     while a CG without the volume is complete and not final: the primary would take that CG for one that has its
 //     updates. Before the first Attach, and once the volume is set aside, CGs become complete without it.
+//   - A group that waits for no volume here completes the CGs that its manager says all primaries have drained.
 //   - A CG may have a part of a volume that is not whole, as its manifest says. A part of a whole volume is refused.
 //
 // After Close no goroutine of the node is left, and every writer is closed.

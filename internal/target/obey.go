@@ -75,6 +75,11 @@ func obey(ctx context.Context, pool *engine.Pool, g *engine.Group, m wire.Comman
 		}
 		return stateOf(ctx, pool, g, head, report())
 	case *wire.Query:
+		if m.Drained {
+			if err := numbered(head, func() error { return g.CompleteVacant(ctx, c) }); err != nil && pool.Failure() == nil {
+				return nil, fromEngine(err)
+			}
+		}
 		return stateOf(ctx, pool, g, head, report())
 	case *wire.Link:
 		answer, err = &wire.Linked{Command: head}, numbered(head, func() error { return g.Link(ctx, c) })
@@ -116,7 +121,7 @@ func stateOf(ctx context.Context, pool *engine.Pool, g *engine.Group, head wire.
 	}
 	head.CG = st.Linked
 	m := &wire.State{Command: head, Final: st.Final, Linked: st.Linked, Complete: st.Complete, Receiving: st.Receiving,
-		PoolFull: r.PoolFull, Instance: r.Instance, FreeBlocks: pool.FreeBlocks()}
+		PoolFull: r.PoolFull, Instance: r.Instance, FreeBlocks: pool.FreeBlocks(), Vacant: st.Vacant}
 	if failed != nil {
 		m.Failed = failed.Error()
 	}
