@@ -11,9 +11,8 @@ import (
 type Kind uint8
 
 const (
-	// Auto is io_uring, or Plain where io_uring is forbidden; the notice of every device then
-	// says so, with the reason. Not for production: a control that silently lost most
-	// of its speed is a surprise nobody wants.
+	// Auto is io_uring, or Plain where io_uring is forbidden; then the notice of every device says so, with the reason. Not
+	// for production: a control should not lose most of its speed unnoticed.
 	Auto Kind = iota
 	// Uring is io_uring, or an error.
 	Uring

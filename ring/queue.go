@@ -79,12 +79,12 @@ type QueueOptions struct {
 	// of them costs no page pinning. They must outlive the queue. Registering pins (and so
 	// touches) all of an arena's memory.
 	Arenas []*Arena
-	// Unwoken says that Wake need not end the sleep of a Reap that waits for several completions: nobody calls it but to close
-	// the queue, or what Wake announces may wait for them. Such a Reap
-	// then sleeps once, where the kernel can do that, instead of once for each.
+	// Unwoken says that Wake need not interrupt a Reap that waits for several completions: Wake is called only to close the
+	// queue, or what it announces may wait that long. Such a Reap then sleeps once, where the kernel can do that, instead of
+	// once per completion.
 	Unwoken bool
-	// Notice, if set, is called by NewQueue with a sentence about each thing that works, but less
-	// well than it could: registered buffers refused, for instance.
+	// Notice, if set, is called by NewQueue with a sentence about each thing that works less well than it could, such as
+	// registered buffers that the kernel refused.
 	Notice func(string)
 }
 

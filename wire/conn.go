@@ -16,19 +16,21 @@ type Options struct {
 	// IdleTimeout is how long the peer may send nothing before reads fail with ErrSilent. It also bounds
 	// Dial. The two sides of a connection need not agree on it, as long as both have at least a second. Default 3 s.
 	IdleTimeout time.Duration
-	// WriteTimeout is how long a write may get no further: a peer that takes in nothing is of no use, even if it sends signs of life. Default 3 s.
+	// WriteTimeout is how long a write may make no progress: a peer that takes in nothing is of no use, even if it sends
+	// signs of life. Default 3 s.
 	WriteTimeout time.Duration
-	// StallTimeout is the same for what a primary sends to a secondary, as long as that sends signs of life: it may push back because its
-	// pool is full, and says so by its Credits, each of which begins the time anew; or its devices hang. Default 10 times WriteTimeout.
+	// StallTimeout takes the place of WriteTimeout for writes of a primary to a secondary that sends signs of life. Such a
+	// secondary may push back because its pool is full: it then repeats its Credit, and each Credit restarts the timeout. Or
+	// its devices hang. Default 10 times WriteTimeout.
 	StallTimeout time.Duration
 }
 
-// unacknowledged is how long what was sent may wait for the peer's kernel. It is longer than IdleTimeout, so that who reads
-// notices silence first, and says that.
+// unacknowledged is how long sent bytes may wait for an acknowledgement of the peer's kernel. It is longer than
+// IdleTimeout, so that a side that reads notices the silence first, and its error says so.
 func (o Options) unacknowledged() time.Duration { return o.IdleTimeout * 5 / 4 }
 
-// pingPeriod is the longest time between looks of the keepalive: a peer with an IdleTimeout of a second or more hears
-// of this side often enough, whatever this side's own is.
+// pingPeriod is the longest time between two checks of the keepalive. A peer with an IdleTimeout of a second or more
+// hears from this side often enough, whatever this side's own IdleTimeout is.
 const pingPeriod = 750 * time.Millisecond
 
 func (o Options) withDefaults() Options {
@@ -47,17 +49,18 @@ func (o Options) withDefaults() Options {
 // Conn is a connection of the protocol. First comes Handshake (dialer) or Answer (listener);
 // then one goroutine reads (Next, Payload), and any number write.
 //
-// Keepalive needs no help: from the handshake on a goroutine sends Ping when nothing else was
-// sent or nothing was heard, and Pong for the Pings that Next takes in; Next shows neither. A peer that is alive is thus
-// never silent for longer than half of IdleTimeout, however busy its reader is. The reader itself
-// never writes: two peers that both wait to write would otherwise wait for each other.
+// Keepalive is automatic. From the handshake on, a goroutine sends Ping when nothing else was sent or nothing was
+// received, and answers the Pings that Next reads; Next returns neither Ping nor Pong. So a live peer is never silent for
+// longer than half of IdleTimeout, however busy its reader is. The reader itself never writes: two peers that both wait
+// to write would otherwise wait for each other.
 //
-// A peer that sends signs of life and takes in nothing is given up after WriteTimeout, a secondary by its primary after StallTimeout: the write
-// fails with ErrStalled, and so does the read.
+// A peer that sends signs of life but takes in nothing is given up after WriteTimeout, or after StallTimeout if it is a
+// secondary and this side its primary. Then the write fails with ErrStalled, and so does the read.
 //
-// A side that does not read for long (a secondary whose pool is full) notices no silence, and neither does one whose words alone get lost.
-// So the kernel ends a TCP connection on which nothing that was sent, pings included, is acknowledged for a little longer
-// than IdleTimeout. Not that of a primary to a secondary: the kernel would take a peer that pushes back for one that is gone.
+// Two sides cannot notice silence by reading: one that does not read for long (a secondary whose pool is full), and one
+// whose own bytes get lost while the peer's arrive. So the kernel ends a TCP connection on which nothing that was sent,
+// pings included, is acknowledged for a little longer than IdleTimeout. The connection of a primary to a secondary is
+// exempt: the kernel cannot tell a peer that pushes back from one that is gone.
 type Conn struct {
 	nc       net.Conn
 	options  Options
