@@ -14,6 +14,9 @@ import (
 	"github.com/farside-storage/farside/wire"
 )
 
+// patient keeps the ends of connections from giving each other up while a busy machine does not let one of them run. No test of a whole node is about that.
+var patient = wire.Options{IdleTimeout: 5 * time.Minute, WriteTimeout: 5 * time.Minute}
+
 // fakeSecondary is a secondary control reduced to memory, behind a real socket.
 type fakeSecondary struct {
 	t      *testing.T
@@ -94,7 +97,7 @@ func (s *fakeSecondary) accept() {
 			return
 		}
 		s.done.Go(func() {
-			c := wire.NewConn(nc, wire.Options{})
+			c := wire.NewConn(nc, patient)
 			s.mu.Lock()
 			s.conns[c] = true
 			s.mu.Unlock()
@@ -298,7 +301,7 @@ type fakeManager struct {
 }
 
 func dialManager(t *testing.T, addr string, epoch uint64) *fakeManager {
-	conn, err := wire.Dial(t.Context(), addr, wire.Options{})
+	conn, err := wire.Dial(t.Context(), addr, patient)
 	if err != nil {
 		t.Fatal(err)
 	}

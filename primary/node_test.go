@@ -46,7 +46,7 @@ func startNode(t *testing.T, secondaries int, edit func(*Options)) *testNode {
 			vols[v].Secondaries = append(vols[v].Secondaries, name)
 		}
 	}
-	n.opt = Options{Name: "p1", Groups: []GroupSpec{{Name: "g", Volumes: vols}}, Secondaries: addresses, StateDir: n.dir, MaxBackoff: 50 * time.Millisecond}
+	n.opt = Options{Name: "p1", Groups: []GroupSpec{{Name: "g", Volumes: vols}}, Secondaries: addresses, StateDir: n.dir, MaxBackoff: 50 * time.Millisecond, Wire: patient}
 	if edit != nil {
 		edit(&n.opt)
 	}
@@ -281,7 +281,7 @@ func TestStaleManagerAndStatusOverTheWire(t *testing.T) {
 	if e, ok := (<-old.in).(*wire.Error); !ok || e.Code != wire.CodeStaleEpoch || !strings.Contains(e.Text, `the current one is 2: manager "m" has taken over`) {
 		t.Fatalf("got %+v, want a stale epoch, and who has the group", e)
 	}
-	conn, err := wire.Dial(t.Context(), n.addr, wire.Options{})
+	conn, err := wire.Dial(t.Context(), n.addr, patient)
 	if err != nil {
 		t.Fatal(err)
 	}

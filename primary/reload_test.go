@@ -140,7 +140,7 @@ func TestVolumeJoinsWithAnotherSecondary(t *testing.T) {
 func TestReloadIsAnswered(t *testing.T) {
 	var fails error
 	n := startNode(t, 0, func(o *Options) { o.Reload = func() error { return fails } })
-	conn, err := wire.Dial(t.Context(), n.addr, wire.Options{})
+	conn, err := wire.Dial(t.Context(), n.addr, patient)
 	if err != nil {
 		t.Fatal(err)
 	}
