@@ -14,6 +14,10 @@ import (
 	"github.com/farside-storage/farside/wire"
 )
 
+// patient keeps the ends of connections from giving each other up while a busy machine does not let one of them run. Tests in which time
+// is synctest's take what is the default.
+var patient = wire.Options{IdleTimeout: 5 * time.Minute, WriteTimeout: 5 * time.Minute}
+
 // site is a set of fake controls that speak wire. A CG is complete on every secondary once every primary cut it.
 type site struct {
 	t    *testing.T
@@ -114,7 +118,7 @@ func (s *site) serve(l net.Listener, name string) {
 			if err != nil {
 				return
 			}
-			wg.Go(func() { s.session(wire.NewConn(nc, wire.Options{}), name) })
+			wg.Go(func() { s.session(wire.NewConn(nc, patient), name) })
 		}
 	})
 	s.t.Cleanup(func() {
@@ -265,8 +269,8 @@ func (x *fakeSecondary) take(h wire.Command, m wire.Message) []answer {
 func (s *site) options(addrs map[string]string, l Log, a *AuditLog) Options {
 	prim, sec := s.names()
 	set := DefaultSettings()
-	set.Interval, set.CommandTimeout, set.CoordinationTimeout = time.Millisecond, time.Second, time.Second
-	o := Options{Name: "m1", Log: l, Audit: a, Logger: slog.New(slog.DiscardHandler), Groups: []GroupOptions{{Group{"g", prim, sec}, set}}}
+	set.Interval, set.CommandTimeout, set.CoordinationTimeout = time.Millisecond, time.Minute, 10*time.Second // no test is about a control that is slow
+	o := Options{Name: "m1", Log: l, Audit: a, Logger: slog.New(slog.DiscardHandler), Wire: patient, Groups: []GroupOptions{{Group{"g", prim, sec}, set}}}
 	for _, n := range prim {
 		o.Controls = append(o.Controls, Control{n, wire.RolePrimary, addrs[n], n})
 	}

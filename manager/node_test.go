@@ -70,7 +70,7 @@ func askStatus(t *testing.T, addr string) (st struct {
 
 func dialTool(t *testing.T, addr string) *wire.Conn {
 	t.Helper()
-	conn, err := wire.Dial(t.Context(), addr, wire.Options{})
+	conn, err := wire.Dial(t.Context(), addr, patient)
 	if err != nil {
 		t.Fatal(err)
 	}
