@@ -27,7 +27,7 @@ const (
 	// twentieth of a processor.
 	coordinationTimeout = time.Second
 	// etcdLease is how long the log belongs to a manager that does not renew it; tests wait for its end.
-	etcdLease = 5 * time.Second
+	etcdLease = 10 * time.Second
 )
 
 // volume is one volume and its copy.

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/farside-storage/farside/internal/frameproxy"
@@ -19,14 +20,14 @@ type gates struct {
 	c       *cluster
 	mu      sync.Mutex
 	change  sync.Cond
-	limit   map[place]uint64 // frames of CGs above it wait
-	waiting map[place]uint64 // the newest CG whose frame waits or has waited
-	lose    map[place]bool   // the next one is lost, with the connection
-	open    bool             // for ever
+	limit   map[place]uint64   // frames of CGs above it wait
+	waiting map[place][]uint64 // CGs whose frames wait, or have not noticed yet that they may go on
+	lose    map[place]bool     // the next one is lost, with the connection
+	open    bool               // for ever
 }
 
 func newGates(c *cluster) *gates {
-	g := &gates{c: c, limit: map[place]uint64{}, waiting: map[place]uint64{}, lose: map[place]bool{}}
+	g := &gates{c: c, limit: map[place]uint64{}, waiting: map[place][]uint64{}, lose: map[place]bool{}}
 	g.change.L = &g.mu
 	for i, p := range c.proxies {
 		p.OnFrame(func(kind wire.Type, body []byte) frameproxy.Verdict { return g.frame(place{i, kind}, body) })
@@ -54,20 +55,40 @@ func (g *gates) frame(at place, body []byte) frameproxy.Verdict {
 	if err != nil {
 		return frameproxy.Break
 	}
-	cg := m.(interface{ Head() *wire.Command }).Head().CG
-	for !g.open {
-		limit, ok := g.limit[at]
-		if !ok || cg <= limit {
-			break
-		}
-		g.waiting[at] = cg
-		g.change.Wait()
-	}
+	g.await(at, m.(interface{ Head() *wire.Command }).Head().CG)
 	if g.lose[at] {
 		g.lose[at] = false
 		return frameproxy.Break
 	}
 	return frameproxy.Pass
+}
+
+// await returns when the frame of a CG may pass; g.mu is held.
+func (g *gates) await(at place, cg uint64) {
+	if g.passes(at, cg) {
+		return
+	}
+	g.waiting[at] = append(g.waiting[at], cg)
+	for !g.passes(at, cg) {
+		g.change.Wait()
+	}
+	i := slices.Index(g.waiting[at], cg)
+	g.waiting[at] = slices.Delete(g.waiting[at], i, i+1)
+}
+
+func (g *gates) passes(at place, cg uint64) bool {
+	limit, held := g.limit[at]
+	return g.open || !held || cg <= limit
+}
+
+// newestWaiting is the newest CG whose frame waits at a place, and goes on waiting; 0: none does. g.mu is held.
+func (g *gates) newestWaiting(at place) (newest uint64) {
+	for _, cg := range g.waiting[at] {
+		if !g.passes(at, cg) {
+			newest = max(newest, cg)
+		}
+	}
+	return newest
 }
 
 // hold lets frames of CGs up to cg pass, and later ones wait.
@@ -102,7 +123,7 @@ func (g *gates) awaitWaiting(cg uint64, kind wire.Type, secondaries ...int) (hel
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		for _, s := range secondaries {
-			if held = g.waiting[place{s, kind}]; held <= cg {
+			if held = g.newestWaiting(place{s, kind}); held <= cg {
 				return fmt.Errorf("the newest is of CG %d, want one after %d", held, cg)
 			}
 		}

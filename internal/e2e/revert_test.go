@@ -128,7 +128,7 @@ func (w *halfway) goOn() {
 // letNext lets the CG be linked that waits for it now. One that waited too long was given up, and another one waits.
 func (w *halfway) letNext() {
 	w.g.mu.Lock()
-	next := min(w.g.waiting[place{0, wire.TypeLink}], w.g.waiting[place{1, wire.TypeLink}])
+	next := min(w.g.newestWaiting(place{0, wire.TypeLink}), w.g.newestWaiting(place{1, wire.TypeLink}))
 	w.g.mu.Unlock()
 	if next > w.n {
 		w.g.hold(next, wire.TypeLink, 0, 1)
@@ -141,7 +141,7 @@ func TestReq15_Req16_Req17_Req18_Req21_ErrorsWhileLinking(tt *testing.T) {
 	t := begin(tt)
 	long(t)
 	t.Parallel()
-	c := newCluster(t, layout{primaries: 2, secondaries: 2, proxies: true, volumeSize: smallVolume, commandTimeout: 8 * time.Second}) // one case waits for it
+	c := newCluster(t, layout{primaries: 2, secondaries: 2, proxies: true, volumeSize: smallVolume, commandTimeout: 20 * time.Second}) // one case waits for it; the others look around before it is over
 	h := c.startHosts(3)
 	g := newGates(c)
 	s2 := c.secondaries[1]
