@@ -191,8 +191,37 @@ func refuse(controls []ControlState, why string) Plan {
 	for i, c := range controls {
 		parts[i] = fmt.Sprintf("%s links %d, final %d", c.Name, c.Linked, c.Final)
 	}
-	return Plan{Row: RowElse, Action: PlanRefuse, Why: fmt.Sprintf("%s (%s): no case of the decision table, so nothing is changed; "+
-		"find out which control is the odd one before anything is released", why, strings.Join(parts, "; "))}
+	next := newcomers(controls)
+	if next == "" {
+		next = "Find out which control is the odd one before anything is released"
+	}
+	return Plan{Row: RowElse, Action: PlanRefuse, Why: fmt.Sprintf("%s (%s): no case of the decision table, so nothing is changed. %s",
+		why, strings.Join(parts, "; "), next)}
+}
+
+// newcomers says what there is to choose between if some controls never had a final CG and others have; "" if that is not so.
+func newcomers(controls []ControlState) string {
+	var fresh, others []ControlState
+	for _, c := range controls {
+		if c.Final == 0 {
+			fresh = append(fresh, c)
+		} else {
+			others = append(others, c)
+		}
+	}
+	if len(fresh) == 0 || len(others) == 0 {
+		return ""
+	}
+	alone := Decide(others)
+	outcome := "they do not agree either"
+	if alone.Action != PlanRefuse {
+		outcome = fmt.Sprintf("all of them would show CG %d: %s", alone.CG, alone.Why)
+	}
+	who := join(fresh)
+	return fmt.Sprintf("No CG was ever final on %s, and the controls cannot say why; you can. Either it had just joined the group when the log was lost. Then its first CG "+
+		"is no recovery point: take %s out of the manager's file and do this again, so that the others decide alone (%s); then format its pool anew, and let it join "+
+		"once more (farside group add-control). No recovery point is lost by that. Or its pool was replaced by an empty one, or is that of another group. Then a part of the copy is "+
+		"missing here: find the right pool first, and change nothing; without it, only what the others hold can be recovered", who, who, outcome)
 }
 
 func sameLinked(cs []ControlState) bool {

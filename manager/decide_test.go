@@ -36,6 +36,11 @@ func TestReq20_DecisionTable(t *testing.T) {
 		{"revertible with other finals", []ControlState{ctl("a", 7, 5), ctl("b", 7, 6)}, PlanRefuse, 0, nil, "not at the same"},
 		{"others not equal", []ControlState{ctl("a", 7, 5), ctl("b", 5, 5), ctl("c", 4, 4)}, PlanRefuse, 0, nil, "different CGs"},
 		{"reverting would not make equal", []ControlState{ctl("a", 7, 5), ctl("b", 4, 4)}, PlanRefuse, 0, nil, "not make"},
+		{"one has just joined", []ControlState{ctl("a", 6, 5), ctl("b", 6, 0)}, PlanRefuse, 0, nil, "take b out of the manager's file and do this again, so that the others decide alone (all of them would show CG 5: every control links CG 6"},
+		{"one was joining", []ControlState{ctl("a", 5, 5), ctl("b", 6, 0), ctl("c", 5, 5)}, PlanRefuse, 0, nil, "all of them would show CG 5: every control shows CG 5 as final"},
+		{"one joined, and links nothing", []ControlState{ctl("a", 6, 5), ctl("b", 0, 0)}, PlanRefuse, 0, nil, "No CG was ever final on b"},
+		{"two have joined", []ControlState{ctl("a", 6, 5), ctl("b", 6, 0), ctl("c", 4, 4), ctl("d", 6, 0)}, PlanRefuse, 0, nil, "take b, d out of the manager's file and do this again, so that the others decide alone (they do not agree either)"},
+		{"one has just joined, and the CG was released", []ControlState{ctl("a", 6, 6), ctl("b", 6, 0)}, PlanCommit, 6, []string{"b"}, "a already released CG 6"},
 		{"final above linked", []ControlState{ctl("a", 5, 6), ctl("b", 6, 6)}, PlanRefuse, 0, nil, "newer than its linked"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -72,6 +72,8 @@
 //     a copy on a removed secondary cannot drain a CG, and a secondary cannot complete one while it has a volume
 //     of a removed primary. Both are said in the status as what the group waits for.
 //   - The last primary and the last secondary cannot be removed. Without its log a manager that starts takes the configuration.
+//     If that has a control on which no CG was ever final, and others on which one was, it may have joined just then, or have lost its pool: which, only an
+//     operator knows. The manager refuses, and says between what there is to choose.
 //
 // # Vacant secondaries
 //

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -71,6 +72,44 @@ func TestJoiningHoldsUpNothing(t *testing.T) {
 		t.Errorf("a change of members counts as a failure: %+v", st)
 	}
 	w.progress()
+}
+
+// TestReq20_LogLostWhileOneJoins: a secondary has linked its first CG when the log is lost. A manager with both does not decide, and says what there is to
+// choose; with the one that was there before, the group goes on, and the other one joins once more with a new pool.
+func TestReq20_LogLostWhileOneJoins(t *testing.T) {
+	for _, both := range []bool{false, true} {
+		w := newWorldWith(t, 1, 1, 1, fastSettings())
+		w.progress()
+		if err := w.change("s2", "secondary"); err != nil {
+			t.Fatal(err)
+		}
+		w.until("the first CG with s2 is linked", func() bool { return w.takesPart("s2") && w.core.State() == StateLink })
+		if !both {
+			w.sec[0].mute = 1 // it does not hear of it
+		}
+		w.until("s2 links it", func() bool { return w.sec[1].linked > 0 && (w.sec[0].linked > w.sec[0].final) == both })
+		point, group := w.sec[0].final, w.group
+		w.group.Secondaries, w.halts = []string{"s1", "s2"}, true
+		w.crashManager(0, true)
+		w.until("the manager halts", w.inState(StateHalted))
+		why := w.core.Status(w.now).Halted
+		for _, part := range []string{"No CG was ever final on s2", "take s2 out", "show CG " + strconv.FormatUint(point, 10), "format its pool", "add-control"} {
+			if !strings.Contains(why, part) {
+				t.Errorf("%q does not say %q", why, part)
+			}
+		}
+		w.group, w.halts = group, false
+		w.crashManager(0, true)
+		w.progress()
+		if w.sec[0].final <= point {
+			t.Errorf("CG %d after %d", w.sec[0].final, point)
+		}
+		if err := w.change("s2", "secondary"); err != nil { // with a new pool
+			t.Fatal(err)
+		}
+		w.until("s2 takes part", func() bool { return w.takesPart("s2") && w.sec[1].final > 0 })
+		w.progress()
+	}
 }
 
 // TestReq14_VacantSecondaryHoldsUpNothing: a secondary that waits for no volume of the group completes each CG once all primaries have drained it, also one that was
