@@ -76,7 +76,7 @@ func (s *site) names() (prim, sec []string) {
 // await waits until pred, which is called with mu held after every message that a control took.
 func (s *site) await(what string, pred func() bool) {
 	s.t.Helper()
-	guard := time.AfterFunc(time.Minute, func() {
+	guard := time.AfterFunc(3*time.Minute, func() {
 		s.mu.Lock()
 		s.late = true
 		s.cond.Broadcast()
