@@ -21,7 +21,7 @@ import (
 // tool sends a message to a node as an operator's command does, and decodes the status that answers it.
 func (r *rig) tool(name string, m wire.Message, status any) error {
 	r.t.Helper()
-	conn, err := wire.Dial(r.t.Context(), r.socket(name), wire.Options{})
+	conn, err := wire.Dial(r.t.Context(), r.socket(name), patient)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -86,7 +86,7 @@ func TestVolumeMadeAgainGetsAFirstCopy(t *testing.T) {
 	for _, change := range []wire.Volume{{Group: "g", Name: "a", Action: wire.VolumeDelete}, {Group: "g", Name: "a", Action: wire.VolumeMake, Size: rigVolume}} {
 		var status target.Status
 		err := r.tool("s1", &change, &status)
-		for late := time.Now().Add(time.Minute); errors.Is(err, wire.ErrState) && time.Now().Before(late); time.Sleep(3 * time.Millisecond) {
+		for late := time.Now().Add(patience); errors.Is(err, wire.ErrState) && time.Now().Before(late); time.Sleep(3 * time.Millisecond) {
 			err = r.tool("s1", &change, &status) // what is final may still be folded
 		}
 		if err != nil {

@@ -112,7 +112,7 @@ func (r *rig) awaitCutOf(p place) manager.Status {
 			return fmt.Errorf("group %s of %v: %v, waits for %q", g.Group, p, g.State, g.Waiting)
 		}
 		for _, c := range g.Controls {
-			if c.Role == "secondary" && !c.Joining && *c.Final < *g.RecoveryPoint {
+			if c.Role == "secondary" && !c.Joining && (c.Final == nil || *c.Final < *g.RecoveryPoint) {
 				return fmt.Errorf("CG %d is not final on %s", *g.RecoveryPoint, c.Name)
 			}
 		}

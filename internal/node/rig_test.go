@@ -23,10 +23,14 @@ import (
 )
 
 const (
-	rigVolume   = 256 << 10 // bytes
-	rigPool     = 64 << 20
-	wireTimeout = 3 * time.Second
+	rigVolume = 256 << 10 // bytes
+	rigPool   = 64 << 20
+	// patience is how long anything may take: the machine may be slow, or stand still for seconds.
+	patience = time.Minute
 )
+
+// patient are the options of connections of tests.
+var patient = wire.Options{IdleTimeout: patience, WriteTimeout: patience}
 
 // place is a volume: GROUP/NAME, on which primary, and on which secondary its copy is.
 type place struct{ group, name, primary, secondary string }
@@ -61,7 +65,7 @@ func (r *rig) parse(role config.Role, name, rest string) *config.File {
 	if err := os.MkdirAll(r.path(name+".d"), 0o700); err != nil {
 		r.t.Fatal(err)
 	}
-	text := fmt.Sprintf("[node]\nname = %q\nlisten = %q\nstate_dir = %q\n%s", name, r.socket(name), r.path(name+".d"), rest)
+	text := fmt.Sprintf("[node]\nname = %q\nlisten = %q\nstate_dir = %q\npeer_timeout = %q\n%s", name, r.socket(name), r.path(name+".d"), patience, rest)
 	f, err := config.Parse(name, []byte(text), role)
 	if err != nil {
 		r.t.Fatal(err)
@@ -130,7 +134,8 @@ func (r *rig) manager(name, interval string) *config.File {
 				prim, sec = add(prim, r.socket(q.primary)), add(sec, r.socket(q.secondary))
 			}
 		}
-		text += fmt.Sprintf("[[manager.group]]\nname = %q\nprimaries = %s\nsecondaries = %s\ninterval = %q\ncoordination_timeout = \"1s\"\n", p.group, quoted(prim), quoted(sec), interval)
+		text += fmt.Sprintf("[[manager.group]]\nname = %q\nprimaries = %s\nsecondaries = %s\ninterval = %q\ncoordination_timeout = \"10s\"\ndrain_timeout = %q\ncommand_timeout = %q\n",
+			p.group, quoted(prim), quoted(sec), interval, patience, patience)
 	}
 	return r.parse(config.RoleManager, name, text)
 }
@@ -194,7 +199,7 @@ func (r *rig) all(interval string) (stopManager func()) {
 
 // ask gets a node's status document.
 func ask(ctx context.Context, at config.Address) ([]byte, error) {
-	c, err := wire.Dial(ctx, at.String(), wire.Options{})
+	c, err := wire.Dial(ctx, at.String(), patient)
 	if err != nil {
 		return nil, err
 	}
@@ -219,7 +224,7 @@ func ask(ctx context.Context, at config.Address) ([]byte, error) {
 // await asks a node for its status until ok has no objection.
 func await[S any](r *rig, name string, ok func(S) error) (s S) {
 	r.t.Helper()
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(3 * time.Millisecond) { // between two questions
+	for deadline := time.Now().Add(patience); ; time.Sleep(3 * time.Millisecond) { // between two questions
 		document, err := ask(r.t.Context(), r.address(name))
 		if err == nil {
 			var next S
@@ -247,7 +252,7 @@ func (r *rig) awaitCut() manager.NodeStatus {
 				return fmt.Errorf("group %s is in %v, waits for %q", g.Group, g.State, g.Waiting)
 			}
 			for _, c := range g.Controls {
-				if c.Role == "secondary" && *c.Final < *g.RecoveryPoint {
+				if c.Role == "secondary" && (c.Final == nil || *c.Final < *g.RecoveryPoint) {
 					return fmt.Errorf("group %s: CG %d is not final on %s", g.Group, *g.RecoveryPoint, c.Name)
 				}
 			}

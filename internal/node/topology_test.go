@@ -200,7 +200,7 @@ func recoverReal(t *testing.T, lost bool) {
 	stop := r.all("1ms")
 	file := r.manager("m1", "1ms")
 	plan := func(o RecoveryOptions) ([]GroupRecovery, error) {
-		o.Ask, o.Timeout = ask, wireTimeout
+		o.Ask, o.Timeout = ask, patience
 		return PlanRecovery(t.Context(), file, o)
 	}
 	r.write(r.places[0], 'x')
@@ -252,7 +252,7 @@ func TestReq20_RecoverWithoutAControl(t *testing.T) {
 	r.start(Secondary, r.secondary("s1"))
 	r.secondary("s2")
 	file := r.manager("m1", "1ms")
-	o := RecoveryOptions{Ask: ask, Timeout: wireTimeout}
+	o := RecoveryOptions{Ask: ask, Timeout: patience}
 	planned, err := PlanRecovery(t.Context(), file, o)
 	if err != nil || planned[0].Plan.Row != manager.RowMissing || planned[0].Controls[1].Error == "" {
 		t.Fatalf("%v %+v", err, planned)

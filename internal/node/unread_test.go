@@ -16,13 +16,13 @@ import (
 // goes on answering others.
 func TestPeerThatNeverReadsIsGivenUp(t *testing.T) {
 	r := newRig(t, place{"g", "a", "p1", "s1"})
-	patient := func(f *config.File) *config.File {
+	impatient := func(f *config.File) *config.File {
 		f.Node.PeerTimeout = config.Duration(time.Second)
 		return f
 	}
-	r.start(Secondary, patient(r.secondary("s1")))
-	r.start(Primary, patient(r.primary("p1")))
-	r.start(Manager, patient(r.manager("m1", "20ms")))
+	r.start(Secondary, impatient(r.secondary("s1")))
+	r.start(Primary, impatient(r.primary("p1")))
+	r.start(Manager, impatient(r.manager("m1", "20ms")))
 	for _, name := range []string{"p1", "s1", "m1"} {
 		t.Run(name, func(t *testing.T) {
 			conn, err := net.Dial("unix", r.path(name))
@@ -30,7 +30,7 @@ func TestPeerThatNeverReadsIsGivenUp(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer conn.Close()
-			if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+			if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 				t.Fatal(err)
 			}
 			w := wire.NewWriter(conn)
