@@ -41,12 +41,12 @@ const (
 	TypeRevert                      // M->S
 	TypeReverted                    // S->M
 	TypeLost                        // P->M, S->M, unsolicited: CG n cannot be completed
-	TypeStatus                      // T->any
-	TypeStatusReply                 //
+	TypeStatus                      // T->P, S, M; M->P, S, M
+	TypeStatusReply                 // back
 	TypePing                        // any
-	TypePong                        //
+	TypePong                        // any
 	TypeError                       // any
-	TypeVolume                      // T->S: makes or deletes a volume, sets it aside
+	TypeVolume                      // T->S: makes or deletes a volume, sets it aside, lets it rejoin
 	TypeGroupChange                 // T->M: changes a running group
 	TypeReload                      // T->P: reads the configuration file again
 )
@@ -54,9 +54,8 @@ const (
 // UUID identifies a node, an instance of a process, a pool.
 type UUID [16]byte
 
-// Hello opens a connection; it is the first frame of both sides, the dialer's comes first. The
-// features in force are the intersection; a peer refuses a version or a required feature that it
-// does not know.
+// Hello opens a connection: it is the first frame of both sides, and the dialer sends first. The features in force are
+// those known to both. A peer refuses a version, or a required feature, that it does not know.
 type Hello struct {
 	Version  uint32
 	Features uint64 // that the sender knows
@@ -99,10 +98,10 @@ type Attached struct {
 
 // VolumeState is what a secondary says of a volume when a primary attaches.
 type VolumeState struct {
-	// Identity is given to a volume when it is made, and to no other ever: one that was deleted and made again under its
-	// name has another. It is not zero.
+	// Identity is given to a volume when it is made, and never to another: a volume that was deleted and made again under
+	// its name has another identity. It is not zero.
 	Identity UUID
-	// Holds: a final CG has put something into the volume since it was made. False: all of it reads as zeros.
+	// Holds: a final CG has written to the volume since it was made. False: all of it reads as zeros.
 	Holds bool
 	// Whole: by the newest final CG the volume has all of its first copy, and every CG since has kept it so. A Partial
 	// manifest of it is refused. From durable state; a complete CG that may make it whole does not count yet.
@@ -204,15 +203,15 @@ type Drained struct {
 // changed in it. No answer.
 type FinalNote struct{ Command }
 
-// Fence raises the epoch of the receiver to Command.Epoch. A secondary stores it durably
-// and answers State.
+// Fence raises the epoch of the receiver to Command.Epoch. A secondary stores it durably and answers State. A primary does
+// not answer; it stores the epoch durably before it answers any other command in it.
 type Fence struct{ Command }
 
 // Query asks a secondary for its State.
 type Query struct {
 	Command
-	// Drained: every primary has sent all of CG n. A secondary that waits for no volume of the group has nothing to wait for then: it makes
-	// the CG complete as it is, and says so with Complete.
+	// Drained: every primary has sent all of CG n. A secondary that waits for no volume of the group then makes the CG
+	// complete as it is, and answers Complete as well.
 	Drained bool
 }
 
@@ -231,15 +230,15 @@ type Release struct{ Command }
 // Final answers Release: CG n is final, durably; it is what readers see.
 type Final struct{ Command }
 
-// Revert takes back the newest linked CG if that is CG n (else nothing is linked back), and
-// with Discard also forgets every CG from n on that is not final.
+// Revert takes back the newest linked CG if that is CG n; otherwise nothing is linked back. With Discard the secondary
+// also forgets every CG from n on that is not final.
 type Revert struct {
 	Command
 	Discard bool
 	// Through: with Discard, CGs n..Through are forgotten and frames tagged with
 	// them that still arrive are dropped.
 	Through uint64
-	// Final is the newest CG that is final in the group. A secondary that has an older one had no part in it: it
+	// Final is the newest CG that is final in the group. A secondary whose newest final CG is older had no part in it: it
 	// ends its data connections before it answers, so that primaries attach anew and learn what it lacks.
 	Final uint64
 }
@@ -286,8 +285,8 @@ const (
 	VolumeRejoin                           // ends VolumeSetAside: a primary may attach to it, for a first copy
 )
 
-// Volume changes a volume on a secondary. Answered by StatusReply, of the node after the change, or Error. What
-// was done already is answered as if it were done now.
+// Volume changes a volume on a secondary. Answered by StatusReply, of the node after the change, or Error. A change that
+// was already made is answered as if it were made now.
 type Volume struct {
 	Group, Name string
 	Size        uint64 // bytes, with VolumeMake; else 0
@@ -306,13 +305,13 @@ const (
 )
 
 // GroupChange changes a group of a manager while it runs. Answered by StatusReply, of the node after the change
-// became durable in the decision log, or Error. To pause a group that is paused changes nothing. It carries no
-// epoch: who asks is an operator, and the manager that is asked must lead the group itself.
+// became durable in the decision log, or Error. Pausing a paused group changes nothing. It carries no epoch: it comes from
+// an operator, and the manager that receives it must lead the group.
 type GroupChange struct {
 	Group  string
 	Action GroupAction
-	// JSON, with GroupSet: an object with the tunables to change, named and written as the manager's
-	// status has them. Those that are not named stay as they are. With GroupAdd and GroupRemove: a GroupControl. Else empty.
+	// JSON with GroupSet is an object with the tunables to change, named and written as in the manager's status; tunables that
+	// are not named stay as they are. With GroupAdd and GroupRemove it is a GroupControl. Otherwise it is empty.
 	JSON []byte
 }
 
@@ -322,12 +321,11 @@ type GroupControl struct {
 	Role    string `json:"role,omitempty"` // "primary" or "secondary"; empty with GroupRemove
 }
 
-// Reload has a primary read its configuration file again: volumes that are new in it join their groups, volumes that are not in it any
-// more leave. Answered by StatusReply, of the node after the change, or Error, and then nothing is changed.
+// Reload has a primary read its configuration file again: volumes that are new in it join their groups, volumes that are
+// not in it any more leave. Answered by StatusReply, of the node after the change, or by Error; then nothing is changed.
 type Reload struct{}
 
-// Ping shows that its sender lives; Pong with the same token answers it. Conn sends and answers
-// both by itself.
+// Ping shows that its sender is alive. Pong with the same token answers it. Conn sends both by itself.
 type Ping struct{ Token uint64 }
 
 // Pong answers Ping.
