@@ -166,7 +166,7 @@ func (in *installation) parse(role config.Role, name, rest string) (*config.File
 	if err := os.MkdirAll(in.path(name+".d"), 0o700); err != nil {
 		return nil, err
 	}
-	text := fmt.Sprintf("[node]\nname = %q\nlisten = %q\nstate_dir = %q\n%s", name, in.socket(name), in.path(name+".d"), rest)
+	text := fmt.Sprintf("[node]\nname = %q\nlisten = %q\nstate_dir = %q\npeer_timeout = \"1m\"\n%s", name, in.socket(name), in.path(name+".d"), rest)
 	return config.Parse(name, []byte(text), role)
 }
 

@@ -173,7 +173,7 @@ func (in *installation) await(ctx context.Context, ok func(manager.Status) bool)
 }
 
 func (in *installation) status(ctx context.Context) (s manager.Status, err error) {
-	c, err := wire.Dial(ctx, in.socket("m"), wire.Options{IdleTimeout: time.Minute})
+	c, err := wire.Dial(ctx, in.socket("m"), wire.Options{IdleTimeout: time.Minute, WriteTimeout: time.Minute})
 	if err != nil {
 		return s, err
 	}

@@ -28,7 +28,7 @@ const hang = 3 * time.Minute
 
 // patient keeps peers from giving each other up for being silent while a busy machine does not let them run. Without it a manager's
 // connection that is left alone for a few seconds was found closed at the next command, as a broken pipe.
-var patient = wire.Options{IdleTimeout: hang}
+var patient = wire.Options{IdleTimeout: hang, WriteTimeout: hang}
 
 const block = engine.BlockSize
 
@@ -156,7 +156,7 @@ func (r *rig) close() {
 // noGoroutines waits for goroutines that have done their last deed to be gone.
 func (r *rig) noGoroutines() {
 	buf := make([]byte, 1<<20)
-	for until := time.Now().Add(5 * time.Second); ; runtime.Gosched() {
+	for until := time.Now().Add(hang); ; runtime.Gosched() {
 		all := string(buf[:runtime.Stack(buf, true)])
 		if !strings.Contains(all, "internal/target.(*Node)") && !strings.Contains(all, "internal/target.(*session)") &&
 			!strings.Contains(all, "internal/target.(*obedience)") {
