@@ -50,7 +50,7 @@ func TestUnwokenReapsSeveral(t *testing.T) {
 		if err != nil || n < 13 {
 			t.Fatalf("%d completions, %v; want at least 13", n, err)
 		}
-		if _, err := q.Reap(out, 17-n); err == nil {
+		if _, err := q.Reap(out, max(2, 17-n)); err == nil { // one may always be waited for, until Wake
 			t.Fatal("more completions can be waited for than there are requests")
 		}
 		if m, err := q.Reap(out, 16-n); err != nil || n+m != 16 {
