@@ -76,17 +76,6 @@ func (h *hints) next(from uint64) (uint64, bool) {
 	}
 }
 
-// has reports whether i is a member that next can reach.
-func (h *hints) has(i uint64) bool {
-	for _, words := range h.levels {
-		if words[i>>6].Load()&(1<<(i&63)) == 0 {
-			return false
-		}
-		i >>= 6
-	}
-	return true
-}
-
 // fill makes 0..n-1 members. Only while nobody else uses the set.
 func (h *hints) fill(n uint64) {
 	for _, words := range h.levels {

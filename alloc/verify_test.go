@@ -66,3 +66,14 @@ func (m *Map) verifyCounts(set, empty, full, held, retired int64) error {
 	}
 	return nil
 }
+
+// has reports whether i is a member that next can reach.
+func (h *hints) has(i uint64) bool {
+	for _, words := range h.levels {
+		if words[i>>6].Load()&(1<<(i&63)) == 0 {
+			return false
+		}
+		i >>= 6
+	}
+	return true
+}

@@ -170,19 +170,6 @@ func decodeRecord(d *decoder) (record, error) {
 
 const wholeSize = recordHeader + 20 // of a WHOLE record
 
-// fittingRecords returns the length of as many whole records from the front of b as fit into limit bytes.
-func fittingRecords(b []byte, limit int) int {
-	n := 0
-	for n < len(b) {
-		size := recordHeader + int(le.Uint32(b[n+4:]))
-		if n+size > limit {
-			break
-		}
-		n += size
-	}
-	return n
-}
-
 // A part entry is 24 bytes: physical block (36 bits) and virtual block relative to the part's base (28 bits above),
 // the full checksum, and the entry that it displaces.
 const (

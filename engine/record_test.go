@@ -104,28 +104,6 @@ func TestPartEntryRoundTrip(t *testing.T) {
 	})
 }
 
-// TestFittingRecords never splits a record.
-func TestFittingRecords(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		var b []byte
-		ends := map[int]bool{0: true}
-		for _, r := range rapid.SliceOfN(genRecord(), 0, 6).Draw(t, "records") {
-			b = appendRecord(b, r)
-			ends[len(b)] = true
-		}
-		limit := rapid.IntRange(0, len(b)+10).Draw(t, "limit")
-		best := 0
-		for end := range ends {
-			if end <= limit {
-				best = max(best, end)
-			}
-		}
-		if got := fittingRecords(b, limit); got != best {
-			t.Fatalf("%d of %d bytes within %d, want %d", got, len(b), limit, best)
-		}
-	})
-}
-
 // TestGroupStateOrder: whatever records come, final <= linked <= complete, nothing that only grows shrinks, and applying
 // a record again changes nothing.
 func TestGroupStateOrder(t *testing.T) {
