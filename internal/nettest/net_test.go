@@ -102,9 +102,13 @@ func TestLostInOneDirection(t *testing.T) {
 	})
 	_, err := c.Write([]byte("during"))
 	check(t, err)
-	for range 2 { // once, and again, for no answer comes
-		if got := <-saw; got != (seen{"a", "b", "during"}) {
-			t.Errorf("carried %+v", got)
+	for times := 0; times < 2; { // once, and again, for no answer comes
+		switch got := <-saw; got {
+		case seen{"a", "b", "during"}:
+			times++
+		case seen{"a", "b", "before"}: // a repetition that was on its way: the switch was slow
+		default:
+			t.Fatalf("carried %+v", got)
 		}
 	}
 	n.Change((*Traffic).Heal)

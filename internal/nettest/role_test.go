@@ -132,14 +132,16 @@ func (r *role) log(from int) string {
 	return text[min(from, len(text)):]
 }
 
-// awaitLog waits until a line that the role logs from an offset on has the words.
-func (r *role) awaitLog(from int, words string) {
+// awaitLog waits until the role logs a line, from an offset on, that will do.
+func (r *role) awaitLog(from int, what string, ok func(line string) bool) {
 	r.t.Helper()
-	await(r.t, fmt.Sprintf("%q in the log of %s", words, r.Name), func() error {
-		if !strings.Contains(r.log(from), words) {
-			return fmt.Errorf("it ends with\n%s", r.LogEnd(2000))
+	await(r.t, what+" in the log of "+r.Name, func() error {
+		for line := range strings.Lines(r.log(from)) {
+			if ok(line) {
+				return nil
+			}
 		}
-		return nil
+		return fmt.Errorf("it ends with\n%s", r.LogEnd(2000))
 	})
 }
 
