@@ -182,7 +182,8 @@ func (d *demo) startAll(context.Context) (err error) {
 }
 
 func (d *demo) nodeConfig(name string) string {
-	return fmt.Sprintf("[node]\nname = %q\nlisten = %q\n", name, d.socket(name))
+	// A process that dies is noticed at once; silence only means that the machine is busy.
+	return fmt.Sprintf("[node]\nname = %q\nlisten = %q\npeer_timeout = %q\n", name, d.socket(name), patience/2)
 }
 
 func (d *demo) secondaryConfig(i int) string {
@@ -210,7 +211,7 @@ func (d *demo) primaryConfig(i int) string {
 }
 
 func (d *demo) managerConfig() string {
-	return d.nodeConfig("m1") + fmt.Sprintf("state_dir = %q\n\n[[manager.group]]\nname = %q\nprimaries = [%q, %q]\nsecondaries = [%q, %q]\ninterval = %q\ncoordination_timeout = \"500ms\" # a busy machine may need it\n",
+	return d.nodeConfig("m1") + fmt.Sprintf("state_dir = %q\n\n[[manager.group]]\nname = %q\nprimaries = [%q, %q]\nsecondaries = [%q, %q]\ninterval = %q\ncoordination_timeout = \"1s\" # a busy machine may need it\n",
 		filepath.Join(d.dir, "m1"), groupName, d.socket("p1"), d.socket("p2"), d.socket("s1"), d.socket("s2-manager"), interval)
 }
 
