@@ -84,7 +84,7 @@ func command(t testing.TB, args ...string) output {
 	cmd := exec.Command(farside, args...)
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	check(t, spawn(cmd))
-	end := time.AfterFunc(patience, func() { cmd.Process.Kill() })
+	end := time.AfterFunc(3*patience, func() { cmd.Process.Kill() })
 	defer end.Stop()
 	if err := cmd.Wait(); err != nil && !errors.As(err, new(*exec.ExitError)) {
 		t.Fatal(err)

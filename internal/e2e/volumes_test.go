@@ -61,7 +61,7 @@ func (v *newVolume) configure(rate string) {
 // group runs add-volume or remove-volume.
 func (v *newVolume) group(command string, more ...string) {
 	v.c.t.Helper()
-	must(v.c.t, append([]string{"group", command, groupName, v.name, "--timeout", patience.String(), "--config", v.c.primaries[0].Config()}, more...)...)
+	must(v.c.t, append([]string{"group", command, groupName, v.name, "--timeout", (2 * patience).String(), "--config", v.c.primaries[0].Config()}, more...)...)
 }
 
 // left is what the first copy lacks.
