@@ -23,7 +23,7 @@ type Options struct {
 	// Name of the node, as peers and operators see it.
 	Name string
 	// Groups and their volumes. Device i of Devices holds the i-th volume, counted over all groups in
-	// order.
+	// order. Where one can be closed by itself (ring.DeviceCloser), it is when its volume has left its group and nothing uses it any more.
 	Groups  []GroupSpec
 	Devices ring.Devices
 	// Queue sizes the ring to the devices; the zero value is useful.
@@ -186,7 +186,7 @@ func (n *Node) makeVolumes() {
 		for _, v := range g.Volumes {
 			i := len(p.volumes)
 			p.volumes = append(p.volumes, &Volume{node: n, worker: n.worker, device: i, index: i, group: g.Name, name: v.Name, size: v.Size,
-				info: n.opt.Devices.Info()[i]})
+				info: n.opt.Devices.Info()[i], unread: make(chan struct{}, 1)})
 		}
 	}
 	p.links = n.newLinks(nil)

@@ -26,7 +26,7 @@ func (n *Node) AddVolume(group string, spec VolumeSpec, devs ring.Devices, secon
 	}
 	b := n.enter()
 	v, links, err := n.addVolume(group, spec, secondaries, &Volume{node: n, worker: worker, group: group, name: spec.Name, size: spec.Size,
-		info: devs.Info()[0], release: release})
+		info: devs.Info()[0], release: release, unread: make(chan struct{}, 1)})
 	n.leave(b)
 	if err != nil {
 		_ = worker.Close() // nothing was asked of it
@@ -78,11 +78,30 @@ func (n *Node) SetOverwrite(ids []wire.UUID) { n.visit(func(c *Core) { c.SetOver
 // SetFirstCopyRate changes CoreOptions.FirstCopyRate.
 func (n *Node) SetFirstCopyRate(rate int64) { n.visit(func(c *Core) { c.SetFirstCopyRate(rate) }) }
 
-// leave ends the use of a volume's device.
+// leave ends the use of a volume's device. The core has nothing to do with it any more.
 func (v *Volume) leave() {
-	if err := v.closeWorker(); err != nil {
+	for v.reading.Load() > 0 {
+		<-v.unread
+	}
+	err := v.closeWorker()
+	if v.worker == v.node.worker {
+		err = v.closeDevice()
+	}
+	if err != nil {
 		v.node.log.Error("the device of a volume that has left cannot be let go of", "group", v.group, "volume", v.name, "error", err)
 	}
+}
+
+// closeDevice closes one of the devices that the node was opened with; the others stay as they are.
+func (v *Volume) closeDevice() error {
+	d, ok := v.node.opt.Devices.(ring.DeviceCloser)
+	if !ok {
+		return nil // it is closed with the others
+	}
+	if err := v.worker.Do(ring.Request{Op: ring.OpForget, Device: v.device}); err != nil {
+		return err
+	}
+	return d.CloseDevice(v.device)
 }
 
 // closeWorker waits for what is in progress. A worker that serves several volumes ends with the node.

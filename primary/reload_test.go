@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/farside-storage/farside/ring"
 	"github.com/farside-storage/farside/wire"
@@ -101,6 +102,57 @@ func TestVolumesJoinAndLeaveARunningNode(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.round(n, cg+2)
+}
+
+// TestVolumeOfTheStartLeaves: its device is closed once nothing reads from it any more, while the others that were opened with it go on.
+func TestVolumeOfTheStartLeaves(t *testing.T) {
+	for _, kind := range []ring.Kind{ring.Plain, ring.Auto} {
+		t.Run(kind.String(), func(t *testing.T) {
+			n := startNode(t, 1, nil)
+			n.stop()
+			open := func(names ...string) (ring.Devices, error) {
+				var paths []string
+				for _, name := range names {
+					paths = append(paths, filepath.Join(n.dir, name))
+				}
+				return ring.Open(paths, ring.OpenOptions{Kind: kind, AllowBuffered: true})
+			}
+			n.openDevices = func() (ring.Devices, error) { return open("a", "b") }
+			n.start()
+			m := dialManager(t, n.addr, 1)
+			m.open(1, 0)
+			m.round(n, 1)
+			v := n.volume("b")
+			if _, err := v.ReadAt(make([]byte, 8192), 0); err != nil {
+				t.Fatal(err)
+			}
+			v.reading.Add(1) // as a host that reads
+			if err := n.RemoveVolume(v); err != nil {
+				t.Fatal(err)
+			}
+			m.round(n, 2)
+			n.secondaries[0].attachedTo(1)
+			if _, err := open("b"); !errors.Is(err, ring.ErrInUse) {
+				t.Fatalf("the device was closed under a reader: %v", err)
+			}
+			v.endRead()
+			var devs ring.Devices
+			err := error(ring.ErrInUse)
+			for deadline := time.Now().Add(time.Minute); errors.Is(err, ring.ErrInUse) && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+				devs, err = open("b")
+			}
+			if err != nil {
+				t.Fatalf("the device was not closed: %v", err)
+			}
+			if err := devs.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := n.volume("a").WriteAt([]byte("goes on"), 0); err != nil {
+				t.Fatal(err)
+			}
+			m.round(n, 3)
+		})
+	}
 }
 
 // TestVolumeJoinsWithAnotherSecondary: the connection is made then, and ends when nothing is there any more.

@@ -63,6 +63,10 @@ type Volume struct {
 	left        atomic.Bool // takes no requests any more
 	release     func()      // called when nothing uses the device any more; nil: it is the node's
 	closing     sync.Once
+
+	// reading counts reads and flushes in progress, which the core does not know of. Who ends the last one of a volume that has left tells unread.
+	reading atomic.Int64
+	unread  chan struct{} // room for one
 }
 
 // Group is the name of the volume's group.
@@ -132,15 +136,19 @@ func (r *Request) op() Op {
 
 // direct starts a request that replication has no part in.
 func (v *Volume) direct(r *Request) {
+	v.reading.Add(1) // before left is looked at: whoever sets that waits for those that did not see it
 	if v.left.Load() {
+		v.endRead()
 		r.Done(r, fmt.Errorf("volume %q of group %q has left: %w", v.name, v.group, ErrNoVolume))
 		return
 	}
 	if r.Kind == Read && (r.Off > v.size || r.Len > v.size-r.Off) {
+		v.endRead()
 		r.Done(r, fmt.Errorf("volume %q: read of %d bytes at %d ends past its size of %d", v.name, r.Len, r.Off, v.size))
 		return
 	}
 	if r.Kind == Read && r.Len == 0 {
+		v.endRead()
 		r.Done(r, nil)
 		return
 	}
@@ -154,6 +162,13 @@ func (v *Volume) direct(r *Request) {
 	}
 	r.single[0] = &r.call
 	v.worker.Go(r.single[:]...)
+}
+
+// endRead ends what direct began.
+func (v *Volume) endRead() {
+	if v.reading.Add(-1) == 0 && v.left.Load() {
+		signal(v.unread)
+	}
 }
 
 // readInto gives the memory to read into: the request's own if it is aligned.
@@ -177,6 +192,7 @@ func (r *Request) directDone() {
 		r.bounce = nil
 	}
 	r.call.Buf = nil
+	r.volume.endRead()
 	if r.Kind == Flush && r.call.Err != nil {
 		n := r.volume.node
 		b := n.enter()

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Bytes is how many bytes of the device r concerns; 0 for a flush.
+// Bytes is how many bytes of the device r concerns; 0 for a flush and OpForget.
 func (r *Request) Bytes() int64 {
 	switch r.Op {
 	case OpRead, OpWrite:
@@ -42,7 +42,7 @@ func (r *Request) wrong(infos []DeviceInfo) error {
 	}
 	d := &infos[r.Device]
 	switch r.Op {
-	case OpFlush:
+	case OpFlush, OpForget:
 		return nil
 	case OpRead:
 	case OpWrite, OpDiscard, OpWriteZeroes:

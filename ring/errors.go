@@ -31,8 +31,8 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	if e.Op == OpFlush {
-		return fmt.Sprintf("flush %s: %v", e.Path, e.Err)
+	if e.Op == OpFlush || e.Op == OpForget {
+		return fmt.Sprintf("%v %s: %v", e.Op, e.Path, e.Err)
 	}
 	return fmt.Sprintf("%v %s at byte %d, length %d: %v", e.Op, e.Path, e.Off, e.Len, e.Err)
 }
@@ -53,6 +53,8 @@ func (o Op) String() string {
 		return "discard"
 	case OpWriteZeroes:
 		return "write zeroes"
+	case OpForget:
+		return "forget"
 	}
 	return fmt.Sprintf("operation %d", uint8(o))
 }

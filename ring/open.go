@@ -111,10 +111,11 @@ func openPlain(paths []string, o OpenOptions) (*plainDevices, error) {
 	return &plainDevices{set}, nil
 }
 
-// deviceSet is what both kinds of opened devices share. Immutable after opening.
+// deviceSet is what both kinds of opened devices share. Immutable after opening, but for the descriptor of a device that is closed by
+// itself: nobody may use it then.
 type deviceSet struct {
 	infos []DeviceInfo
-	fds   []int
+	fds   []int // -1: closed
 }
 
 func openSet(paths []string, o OpenOptions, k Kind) (deviceSet, error) {
@@ -137,13 +138,24 @@ func (s *deviceSet) Info() []DeviceInfo { return append([]DeviceInfo(nil), s.inf
 // Close closes the devices.
 func (s *deviceSet) Close() error {
 	var errs []error
-	for i, fd := range s.fds {
-		if err := unix.Close(fd); err != nil {
-			errs = append(errs, fmt.Errorf("close %s: %w", s.infos[i].Path, err))
-		}
+	for i := range s.fds {
+		errs = append(errs, s.CloseDevice(i))
 	}
 	s.fds = nil
 	return errors.Join(errs...)
+}
+
+// CloseDevice implements [DeviceCloser].
+func (s *deviceSet) CloseDevice(device int) error {
+	fd := s.fds[device]
+	if fd < 0 {
+		return nil
+	}
+	s.fds[device] = -1
+	if err := unix.Close(fd); err != nil {
+		return fmt.Errorf("close %s: %w", s.infos[device].Path, err)
+	}
+	return nil
 }
 
 func (d *DeviceInfo) addNotice(text string) {

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/farside-storage/farside/internal/loopdev"
 	"github.com/farside-storage/farside/ring"
@@ -78,6 +79,39 @@ func exclusive(t *testing.T, path string) {
 		if err := errors.Join(err, w.Close(), devs.Close(), shared.Close()); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestCloseDevice: one of several devices is given up by a worker and closed; it can be opened again while the worker goes on with the others.
+func TestCloseDevice(t *testing.T) {
+	for _, kind := range []ring.Kind{ring.Uring, ring.Plain} {
+		t.Run(kind.String(), func(t *testing.T) {
+			devs := openFiles(t, t.TempDir(), kind)
+			w, err := ring.NewWorker(devs, ring.QueueOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(w.Do(ring.Request{Op: ring.OpFlush, Device: 1}), w.Do(ring.Request{Op: ring.OpForget, Device: 1}), devs.(ring.DeviceCloser).CloseDevice(1)); err != nil {
+				t.Fatal(err)
+			}
+			path := devs.Info()[1].Path
+			var again ring.Devices
+			for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) { // the kernel lets go of it late
+				again, err = ring.Open([]string{path}, ring.OpenOptions{Kind: kind, AllowBuffered: true})
+				if !errors.Is(err, ring.ErrInUse) || time.Now().After(deadline) {
+					break
+				}
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(w.Do(ring.Request{Op: ring.OpFlush, Device: 0}), again.Close(), w.Close()); err != nil {
+				t.Error(err)
+			}
+			if err := w.Do(ring.Request{Op: ring.OpForget, Device: 0}); !errors.Is(err, ring.ErrClosed) {
+				t.Errorf("the worker was closed: %v", err)
+			}
+		})
 	}
 }
 

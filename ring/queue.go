@@ -17,6 +17,9 @@ const (
 	// OpWriteZeroes makes Len bytes at Off read as zeros; volatile until a flush. It works on every
 	// device: where the device has no such command, zeros are written.
 	OpWriteZeroes
+	// OpForget gives the device up: the queue has no part in it any more, which lets it be closed ([DeviceCloser]) before the queue is.
+	// No other request for the device may be in flight, or follow.
+	OpForget
 )
 
 // Request is one device operation. It is passed by value, so that pushing allocates nothing.
@@ -118,4 +121,11 @@ type Devices interface {
 	NewQueue(QueueOptions) (Queue, error)
 	// Close closes the devices; all queues must have been closed before.
 	Close() error
+}
+
+// DeviceCloser is implemented by [Devices] of which one can be closed before the others, as those that Open gives can.
+type DeviceCloser interface {
+	// CloseDevice closes one device. Every queue must have forgotten it before ([OpForget]); others go on. The kernel may take a moment
+	// longer to let go of it. A second call changes nothing.
+	CloseDevice(device int) error
 }

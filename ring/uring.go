@@ -74,9 +74,9 @@ type uringQueue struct {
 	// thread is the owner's, as the kernel numbers it.
 	thread int
 	slots  slots
-	// refused lists requests that failed their check, until Reap reports them.
-	refused []uint32
-	fixed   []fixedBuffer
+	// ended lists requests that the kernel never sees, until Reap reports them: those that failed their check, and OpForget.
+	ended []uint32
+	fixed []fixedBuffer
 	// zeroBy is how write-zeroes is done on each device: the first way that it accepts.
 	zeroBy []zeroWay
 
@@ -107,7 +107,7 @@ func newUringQueue(d *uringDevices, depth int, o *QueueOptions) (*uringQueue, er
 	}
 	q := &uringQueue{
 		rings: r, infos: d.infos, thread: unix.Gettid(), slots: newSlots(depth),
-		refused: make([]uint32, 0, depth), zeroBy: make([]zeroWay, len(d.infos)), unwoken: o.Unwoken,
+		ended: make([]uint32, 0, depth), zeroBy: make([]zeroWay, len(d.infos)), unwoken: o.Unwoken,
 	}
 	for i := range q.infos {
 		r.mayCopy = r.mayCopy || !q.infos[i].Direct
@@ -178,13 +178,28 @@ func (q *uringQueue) Push(r Request) bool {
 		return false
 	}
 	i := q.slots.take(r)
-	if err := q.slots.at[i].req.Check(q.infos); err != nil {
-		q.slots.at[i].err = err
-		q.refused = append(q.refused, i)
+	err := q.slots.at[i].req.Check(q.infos)
+	if err == nil && r.Op != OpForget {
+		q.prepare(i)
 		return true
 	}
-	q.prepare(i)
+	if err == nil {
+		err = q.forget(&r)
+	}
+	q.slots.at[i].err = err
+	q.ended = append(q.ended, i)
 	return true
+}
+
+// forget takes a device out of the kernel's table of files, which would keep it open.
+// liburing: io_uring_register_files_update
+func (q *uringQueue) forget(r *Request) error {
+	none := int32(-1)
+	up := iouring.IOURingFilesUpdate{Offset: uint32(r.Device), Fds: &none}
+	if err := iouring.IOURingRegister(q.fd, iouring.IORING_REGISTER_FILES_UPDATE, unsafe.Pointer(&up), 1); err != nil {
+		return r.Fail(q.infos, err)
+	}
+	return nil
 }
 
 // prepare writes an entry for slot i, for what is left of its request.
@@ -278,7 +293,7 @@ func busy(errno syscall.Errno) bool { return errno == unix.EAGAIN || errno == un
 
 // inKernel says that at least one request is certain to complete by itself.
 func (q *uringQueue) inKernel() bool {
-	return q.slots.used > len(q.refused)+int(q.unsubmitted())
+	return q.slots.used > len(q.ended)+int(q.unsubmitted())
 }
 
 // Reap implements [Queue].
@@ -286,7 +301,7 @@ func (q *uringQueue) Reap(out []Completion, min int) (int, error) {
 	if err := checkReap(len(out), min, q.slots.used); err != nil {
 		return 0, err
 	}
-	n := q.drain(out, q.drainRefused(out))
+	n := q.drain(out, q.drainEnded(out))
 	entered := false
 	for {
 		wait := n < min && !q.woken
@@ -334,11 +349,11 @@ func checkReap(room, min, inFlight int) error {
 	return nil
 }
 
-func (q *uringQueue) drainRefused(out []Completion) int {
+func (q *uringQueue) drainEnded(out []Completion) int {
 	n := 0
-	for n < len(out) && len(q.refused) > 0 {
-		i := q.refused[len(q.refused)-1]
-		q.refused = q.refused[:len(q.refused)-1]
+	for n < len(out) && len(q.ended) > 0 {
+		i := q.ended[len(q.ended)-1]
+		q.ended = q.ended[:len(q.ended)-1]
 		out[n] = q.slots.end(i)
 		n++
 	}

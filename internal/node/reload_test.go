@@ -152,15 +152,12 @@ func TestReq14_SecondaryWithoutVolumesHoldsUpNothing(t *testing.T) {
 		}
 	}
 
-	d := place{"g", "d", "p1", "s2"}
-	r.places = append(r.places, d)
-	if err := r.tool("s2", &wire.Volume{Group: "g", Name: "d", Action: wire.VolumeMake, Size: rigVolume}, &s); err != nil {
+	r.places = append(r.places, c) // the device was closed, and can be used again
+	if err := r.tool("s2", &wire.Volume{Group: "g", Name: "c", Action: wire.VolumeMake, Size: rigVolume}, &s); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.reload(&now, r.primary("p1")); err != nil {
-		t.Fatal(err)
-	}
-	r.write(d, 'y')
+	await(r, "p1", func(primary.Status) error { return r.reload(&now, both) })
+	r.write(c, 'y')
 	r.awaitCut()
 	await(r, "m1", func(s manager.NodeStatus) error {
 		for _, m := range s.Groups[0].Controls {
@@ -170,7 +167,7 @@ func TestReq14_SecondaryWithoutVolumesHoldsUpNothing(t *testing.T) {
 		}
 		return nil
 	})
-	if got := r.shown(d); got != 'y' {
+	if got := r.shown(c); got != 'y' {
 		t.Errorf("the new copy shows %q", got)
 	}
 }

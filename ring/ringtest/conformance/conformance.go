@@ -38,6 +38,7 @@ func Run(t *testing.T, open Opener) {
 		{"Discard", testDiscard},
 		{"Wake", testWake},
 		{"CloseWaits", testCloseWaits},
+		{"Forget", testForget},
 		{"TwoQueues", testTwoQueues},
 		{"Model", testModel},
 		{"NoAllocation", testNoAllocation},
@@ -362,5 +363,26 @@ func testCloseWaits(t *testing.T, devs ring.Devices) {
 	again.must(again.read(0, 0, again.mem[:16*block]))
 	if !bytes.Equal(again.mem[:16*block], r.mem[:16*block]) {
 		t.Fatal("close did not wait for the writes")
+	}
+}
+
+// testForget: a device that was given up can be closed, while the queue goes on with the others.
+func testForget(t *testing.T, devs ring.Devices) {
+	r := newRig(t, devs, 4)
+	last := len(r.infos) - 1
+	r.must(r.write(last, 0, r.mem[:block]), ring.Request{Op: ring.OpFlush, Device: last})
+	r.must(ring.Request{Op: ring.OpForget, Device: last})
+	if d, ok := devs.(ring.DeviceCloser); ok {
+		for range 2 {
+			if err := d.CloseDevice(last); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for dev := range last {
+		r.must(r.write(dev, 0, r.mem[:block]))
+	}
+	if err := r.all(ring.Request{Op: ring.OpForget, Device: last + 1})[0]; err == nil {
+		t.Error("a device that is not there was forgotten")
 	}
 }
