@@ -178,9 +178,6 @@ func (m *Map) Close() error {
 // Blocks is the size of the pool in blocks.
 func (m *Map) Blocks() uint64 { return m.blocks.Load() }
 
-// ExtentBlocks is the size of an extent in blocks.
-func (m *Map) ExtentBlocks() uint32 { return m.extentBlocks }
-
 func (m *Map) extentsOf(blocks uint64) uint64 {
 	return (blocks + uint64(m.extentBlocks) - 1) >> m.extentShift
 }

@@ -176,15 +176,6 @@ func (i Inspection) Extents(device int) (off, n int64) {
 	return blocksToBytes(first), i.p.info[device].Size - blocksToBytes(first)
 }
 
-// Superblocks are the byte offsets of the copies on each device.
-func (Inspection) Superblocks() []int64 {
-	var at []int64
-	for c := range uint64(superblockCopies) {
-		at = append(at, blocksToBytes(c*superblockStride))
-	}
-	return at
-}
-
 // TablePages are the byte offsets on device 0 of the table pages that the newest root names.
 func (i Inspection) TablePages() []int64 {
 	var at []int64

@@ -98,9 +98,6 @@ func (r *Receiver) Holds(vols []*engine.Volume) bool {
 // Applied is the number of the newest update frame that was taken in.
 func (r *Receiver) Applied() uint64 { return r.applied }
 
-// CG is the one in work, 0 if none is.
-func (r *Receiver) CG() uint64 { return r.cg }
-
 // taken counts the descriptors and the bytes of payload of the newest frame.
 func (r *Receiver) taken() (updates, payload uint64) { return r.placed, r.payload }
 
