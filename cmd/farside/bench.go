@@ -33,10 +33,12 @@ func (a *app) benchCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "bench WORKLOAD...",
 		Short: "Measure, each result with the floor of its device",
-		Long: `Measure workloads on a device, and in the same run the device's own limits. Everything on the device is
-destroyed: what it holds is looked at first, as with "farside format". With --loop a loop device is made for the run.
-Some workloads make devices of their own, in memory or with "--loop disk" on disk, and need none named: reads-nbd, writes-primary,
-rpo and group run whole controls, each a process, and hosts that write over NBD.
+		Long: `Measure workloads on a device, and in the same run the limits of the device itself.
+
+Everything on the device is destroyed. A device that holds something is refused first, as by "farside format". With
+--loop a loop device is made for the run. The workloads reads-nbd, writes-primary, rpo and group need no device: they
+make their own, in memory or with "--loop disk" on disk, and run whole controls, each a process, with hosts that
+write over NBD.
 
 WORKLOAD is "all" or some of:
 ` + describeWorkloads(),

@@ -30,12 +30,14 @@ func (a *app) configCommand() *cobra.Command {
 		Use: "check [FILE...]", Short: "Check configuration files and name every problem in them", Args: args(cobra.ArbitraryArgs),
 		Long: `Check configuration files and name every problem in them.
 
-Several files are checked together, too: each volume of a primary has a copy of the same size on its secondary, and each group of a
-manager names the controls that have volumes of it. Nodes are recognised by the addresses where they listen; what is said of a
-node whose file is not given is not checked. Two names of one device are found where the device is on this machine.
+Several files are also checked together: each volume of a primary must have a copy of the same size on its secondary,
+and each group of a manager must name the controls that have volumes of it. Nodes are recognised by the addresses on
+which they listen. Nothing is checked about a node whose file is not given. Two names of one device are found if the
+device is on this machine.
 
-Controls that were added to a running group or removed from it are in the manager's decision log, which has priority over its file.
-With --manager the manager that runs there is asked, and its file, which must be one of those given, is compared with what it says.`,
+Controls that were added to a running group or removed from it are in the manager's decision log, which has priority
+over its file. With --manager the file of that manager, which must be one of those given, is compared with the
+controls that the running manager has.`,
 		Example: "  farside config check a1.toml b1.toml m1.toml\n  farside config check m1.toml --manager 127.0.0.1:7402",
 		RunE: func(c *cobra.Command, given []string) error {
 			if len(given) == 0 && a.configPath != "" {

@@ -24,7 +24,7 @@ type poolFlags struct {
 }
 
 func (p *poolFlags) register(flags *pflag.FlagSet) {
-	flags.StringSliceVar(&p.devices, "devices", nil, "block devices or files of the pool (or --config of a secondary)")
+	flags.StringSliceVar(&p.devices, "devices", nil, "block devices or files of the pool, also as --device (or --config of a secondary)")
 	flags.StringVar(&p.io, "io", "uring", "how devices are reached: uring or plain")
 }
 

@@ -159,8 +159,8 @@ func (a *app) groupCommand() *cobra.Command {
 		Short: "List, pause, resume, tune and extend the groups of a running manager",
 		Long: `List, pause, resume, tune and extend the groups of a running manager.
 
-What is changed is in the manager's decision log when the command ends, and is kept over pauses and restarts; it
-has priority over the manager's configuration file.`,
+When the command ends, the change is durable in the manager's decision log. It survives pauses and restarts, and has
+priority over the manager's configuration file.`,
 	}, a.groupListCommand(),
 		a.groupActionCommand(wire.GroupPause, "", "Form no consistency group once the one in progress is final", nil),
 		a.groupActionCommand(wire.GroupResume, "", "Form consistency groups again", nil),
@@ -266,10 +266,12 @@ func (a *app) groupAddCommand() *cobra.Command {
 	c.Flags().String("role", "", "what the control is: primary or secondary")
 	c.Long = `Add a control to a group while it runs.
 
-The control takes part from a new consistency group on, once it is connected; until then the group goes on without it. What it brings
-is copied as a whole, and that group is final when all of the copy is there; the recovery point from before stays until then.
+The control takes part from a new consistency group on, once it is connected. Until then the group goes on without it.
+Its volumes are copied as a whole within that first consistency group; until it is final, the recovery point from
+before stays.
 
-To add a volume of controls that are members already: farside group add-volume. The decision log has priority over the manager's configuration file from then on: write the change there as well.`
+From then on the decision log has priority over the manager's configuration file: write the change there as well. To
+add a volume of controls that are members already, use "farside group add-volume".`
 	c.Example = "  farside group add-control shop 127.0.0.1:7410 --role secondary --manager 127.0.0.1:7402"
 	return c
 }
@@ -280,9 +282,12 @@ func (a *app) groupRemoveCommand() *cobra.Command {
 	})
 	c.Long = `Remove a control from a group while it runs.
 
-It takes effect between two consistency groups, or at once where the group waits for a control that is gone. A secondary keeps the copies
-that it has, as of the last recovery point with it. Take out of the primaries' configuration the copies on a secondary that is removed, and
-delete on the secondaries the volumes of a primary that is removed: the group waits for them otherwise, and its status says so.`
+The removal takes effect between two consistency groups, or at once if the group waits for a control that is gone. A
+removed secondary keeps its copies, as of the last recovery point with it.
+
+Also remove what the control had in common with those that stay. If it was a secondary, take its copies out of the
+primaries' configuration. If it was a primary, delete its volumes on the secondaries. Otherwise the group waits for
+them, and its status says so.`
 	c.Example = "  farside group remove-control shop 127.0.0.1:7410 --manager 127.0.0.1:7402"
 	return c
 }
@@ -315,9 +320,19 @@ func wireGroup(ctx context.Context, at config.Address, change *wire.GroupChange)
 	return s, nil
 }
 
+// patience is that of whoever asks, who said how long to wait: a node on a busy machine may be silent for a part of that.
+func patience(ctx context.Context) wire.Options {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return wire.Options{}
+	}
+	left := max(time.Until(deadline), time.Second)
+	return wire.Options{IdleTimeout: left, WriteTimeout: left}
+}
+
 // wireAsk sends one message as a tool, and returns the document that answers it and who did.
 func wireAsk(ctx context.Context, at config.Address, m wire.Message) (document []byte, role wire.Role, err error) {
-	conn, err := wire.Dial(ctx, at.String(), wire.Options{})
+	conn, err := wire.Dial(ctx, at.String(), patience(ctx))
 	if err != nil {
 		return nil, 0, err
 	}

@@ -144,11 +144,12 @@ func (a *app) groupAddVolumeCommand() *cobra.Command {
 	c := &cobra.Command{Use: "add-volume GROUP VOLUME", Short: "Add a volume to a group while it runs", Args: args(cobra.ExactArgs(2)),
 		Long: `Add a volume to a group while it runs.
 
-Write the volume into the file of its primary control first, and name that file with --config. The command makes the volume on its secondary,
-has the primary read its file again, and waits until the first copy is whole. That is spread over many consistency groups: the recovery point of
-the group's other volumes goes on. Until it is whole the copy is not served.
+First write the volume into the file of its primary control, and name that file with --config. The command makes
+the volume on its secondary control, has the primary read its file again, and waits until the first copy is whole.
+The first copy is spread over many consistency groups, so the recovery point of the other volumes keeps advancing.
+The copy is not served until it is whole.
 
-It may be interrupted and run again at any time.`,
+The command may be interrupted and run again at any time.`,
 		Example: "  farside group add-volume shop archive --config /etc/farside/a1.toml"}
 	c.Flags().DurationVar(&timeout, "timeout", 30*time.Second, "how long to wait for each control's answer")
 	c.Flags().BoolVar(&noWait, "no-wait", false, "do not wait for the first copy")
@@ -256,11 +257,13 @@ func (a *app) groupRemoveVolumeCommand() *cobra.Command {
 	c := &cobra.Command{Use: "remove-volume GROUP VOLUME", Short: "Remove a volume from a group while it runs", Args: args(cobra.ExactArgs(2)),
 		Long: `Remove a volume from a group while it runs.
 
-Take the volume out of the file of its primary control first, disconnect the hosts from it, and name that file with --config. The command has the
-primary read its file again, waits until no consistency group has the volume any more, and has its secondary set the copy aside: it stays readable as
-of the last group that it was part of. With --delete the copy is deleted then.
+First disconnect the hosts from the volume, take it out of the file of its primary control, and name that file with
+--config. The command has the primary read its file again, waits until no consistency group has the volume any more,
+and has the secondary control set the copy aside: it stays readable as of the last group that it was part of. With
+--delete the copy is deleted.
 
-It may be interrupted and run again at any time; where no volume of the file has its copy on the same secondary, name that with --secondary.`,
+The command may be interrupted and run again at any time. Name the secondary control with --secondary if no other
+volume of the file has a copy there.`,
 		Example: "  farside group remove-volume shop archive --config /etc/farside/a1.toml\n  farside group remove-volume shop archive --delete --config /etc/farside/a1.toml"}
 	c.Flags().DurationVar(&timeout, "timeout", 30*time.Second, "how long to wait for each control's answer")
 	c.Flags().BoolVar(&remove, "delete", false, "destroy the copy")
@@ -414,10 +417,11 @@ func (r reloaded) writeText(w io.Writer) error {
 func (a *app) primaryReloadCommand() *cobra.Command {
 	var timeout time.Duration
 	c := &cobra.Command{Use: "reload [ADDRESS]", Short: "Have a running primary control read its configuration file again", Args: args(cobra.MaximumNArgs(1)),
-		Long: `Have a running primary control read its configuration file again, as SIGHUP does. Volumes that are new in it join their groups; volumes that
-are not in it any more leave. If anything else has changed, or a volume cannot join or leave, nothing is changed, and the command says why.
+		Long: `Have a running primary control read its configuration file again, as SIGHUP does. Volumes that are new in the file
+join their groups; volumes that are not in it any more leave. New values of first_copy_rate and overwrite_copies take
+effect. If anything else has changed, or a volume cannot join or leave, nothing is changed, and the command says why.
 
-"farside group add-volume" and "remove-volume" do this, and what the secondary control needs.`,
+"farside group add-volume" and "remove-volume" do this as well as what the secondary control needs.`,
 		Example: "  farside primary reload 127.0.0.1:7401"}
 	c.Flags().DurationVar(&timeout, "timeout", 30*time.Second, "how long to wait for the answer")
 	c.RunE = func(c *cobra.Command, given []string) error {

@@ -117,12 +117,12 @@ func (a *app) recoverCommand() *cobra.Command {
 		Short: "Settle groups whose manager is gone, with its decision log or without",
 		Long: `Settle groups whose manager is gone, with its decision log or without.
 
---plan asks every secondary control of the groups in a manager's file which CG its links show, reads the decision
-log, and prints what a start of the manager would do, and why. It changes nothing; a running manager is not disturbed.
+--plan asks every secondary control of the groups in a manager's file which CG its links show, reads the decision log,
+and prints what the manager would do at its start, and why. It changes nothing and does not disturb a running manager.
 
---apply does it, in a new epoch, and stops: what was decided is released everywhere, what was not is taken back
-everywhere. It needs the decision log to itself: stop the manager first. (A start of the manager does the same, and then
-goes on.)
+--apply carries the plan out, in a new epoch, and stops: what was decided is released everywhere, what was not decided
+is taken back everywhere. It needs exclusive access to the decision log: stop the manager first. (A manager that starts
+does the same, and then goes on.)
 
 If the log is lost, the controls alone decide:
 

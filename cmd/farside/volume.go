@@ -86,11 +86,11 @@ func (a *app) volumeCommand() *cobra.Command {
 	return group(&cobra.Command{
 		Use:   "volume",
 		Short: "List, create, delete and set aside the volumes of a pool",
-		Long: `List, create, delete and set aside the volumes of a pool that no secondary control has open; with --control,
-delete and set aside those of a secondary control that runs.
+		Long: `List, create, delete and set aside the volumes of a pool that no secondary control has open. With --control,
+delete and set aside the volumes of a secondary control that runs.
 
-A volume is named GROUP/NAME and matched with the primary's volume of that group and name. A running
-secondary control creates the volumes of its configuration by itself.`,
+A volume is named GROUP/NAME, and matched with the primary's volume of that group and name. A running secondary
+control creates the volumes of its configuration by itself.`,
 	}, a.volumeListCommand(), a.volumeCreateCommand(), a.volumeDeleteCommand(), a.volumeSetAsideCommand(), a.volumeRejoinCommand())
 }
 

@@ -20,9 +20,9 @@ func (a *app) volumeSetAsideCommand() *cobra.Command {
 	c.Short = "Let a group go on without a volume, and keep its copy"
 	c.Long = `Let a group go on without a volume, and keep its copy as it is.
 
-Every consistency group of a group waits for all volumes that primaries have attached to. One that is set aside is not waited for any
-more, and takes no updates; its copy stays readable. No primary may be attached to it: leave it out of the primary's configuration
-first. Then it can be deleted, or rejoin its group.`
+Every consistency group waits for all volumes that primaries have attached to. It no longer waits for a volume that was
+set aside; such a volume takes no updates, and its copy stays readable. No primary may be attached to the volume: take
+it out of the primary's configuration first. A volume that was set aside can be deleted, or rejoin its group.`
 	c.Example = "  farside volume set-aside shop/log --control 127.0.0.1:7400"
 	return c
 }
@@ -38,7 +38,8 @@ func (a *app) volumeRejoinCommand() *cobra.Command {
 	c.Short = "Let a volume that was set aside be copied again"
 	c.Long = `Let a volume that was set aside be copied again: a primary may attach to it.
 
-What comes may be another copy. So the volume is not served before all of it has come; the group goes on meanwhile.`
+The primary may send another copy than the one that is there. So the volume is not served until the new first copy is
+whole. The group goes on meanwhile.`
 	c.Flags().BoolVar(&force, "force", false, "give the copy up")
 	return c
 }
