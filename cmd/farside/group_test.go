@@ -67,6 +67,7 @@ func serveManager(t *testing.T, listen string) {
 		t.Fatal(err)
 	}
 	n, err := manager.NewNode(t.Context(), manager.Options{Name: "m1", Listen: listen, Log: log, Audit: audit, Logger: slog.New(slog.DiscardHandler),
+		Wire:     wire.Options{IdleTimeout: time.Minute, WriteTimeout: time.Minute},
 		Controls: []manager.Control{{Name: "p", Role: wire.RolePrimary, Addr: "unix:/nowhere/p"}, {Name: "s", Role: wire.RoleSecondary, Addr: "unix:/nowhere/s"}},
 		Groups:   []manager.GroupOptions{{Group: manager.Group{Name: "shop", Primaries: []string{"p"}, Secondaries: []string{"s"}}, Settings: manager.DefaultSettings()}}})
 	if err != nil {
@@ -95,7 +96,7 @@ func TestGroupOverTheWire(t *testing.T) {
 	settings := manager.DefaultSettings()
 	do := func(want int, args ...string) (g groupInfo, text string) {
 		t.Helper()
-		got := farside(t, production(), append(append([]string{"group"}, args...), "--manager", at, "--output", "json")...)
+		got := farside(t, production(), append(append([]string{"group"}, args...), "--manager", at, "--timeout", "1m", "--output", "json")...)
 		if got.code != want {
 			t.Fatalf("%v: status %d, want %d: %s", args, got.code, want, got.err)
 		}

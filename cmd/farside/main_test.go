@@ -467,6 +467,8 @@ func TestInterrupt(t *testing.T) {
 // Status over the real protocol: a node that answers, one that never does, one that is not there.
 func TestWireStatus(t *testing.T) {
 	dir := t.TempDir()
+	long, end := context.WithTimeout(t.Context(), time.Minute)
+	defer end()
 	serve := func(name string, answer func(*wire.Conn)) config.Address {
 		at := config.Address{Network: "unix", Addr: filepath.Join(dir, name)}
 		l, err := wire.Listen(t.Context(), at.String())
@@ -481,7 +483,7 @@ func TestWireStatus(t *testing.T) {
 			if err != nil {
 				return
 			}
-			conn := wire.NewConn(nc, wire.Options{})
+			conn := wire.NewConn(nc, patience(long))
 			defer conn.Close()
 			answer(conn)
 		}()
@@ -500,7 +502,7 @@ func TestWireStatus(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if document, err := wireStatus(t.Context(), good); err != nil || string(document) != `{"node":"m1"}` {
+	if document, err := wireStatus(long, good); err != nil || string(document) != `{"node":"m1"}` {
 		t.Errorf("status %s, %v", document, err)
 	}
 

@@ -60,7 +60,7 @@ func TestReq20_ManagersShareAnEtcd(tt *testing.T) {
 	awaitStanding(t, m1, "stands by", standsBy("m2"))
 	goOn(m2)
 
-	plan := command(t, "recover", "--plan", "--config", m1.Config())
+	plan := command(t, "recover", "--plan", "--timeout", patience.String(), "--config", m1.Config())
 	if plan.code != 0 || !strings.Contains(plan.out, "in use") {
 		t.Errorf("recover --plan while a manager leads: %+v", plan)
 	}
@@ -98,12 +98,12 @@ func TestReq20_ManagersShareAnEtcd(tt *testing.T) {
 
 	m1.kill() // the log is free once the lease has run out
 	await(t, "a plan with the log", func() error {
-		if o := command(t, "recover", "--plan", "--config", m1.Config()); o.code != 0 || strings.Contains(o.out, "in use") {
+		if o := command(t, "recover", "--plan", "--timeout", patience.String(), "--config", m1.Config()); o.code != 0 || strings.Contains(o.out, "in use") {
 			return fmt.Errorf("%+v", o)
 		}
 		return nil
 	})
-	must(t, "recover", "--apply", "--config", m1.Config())
+	must(t, "recover", "--apply", "--timeout", patience.String(), "--config", m1.Config())
 	m1.launch()
 	awaitStanding(t, m1, "leads after a recovery", leads)
 	c.awaitCutAfter(h.stop(t))
