@@ -8,17 +8,24 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestReq07_AVolumeThatJoinsHoldsNothingBack: a volume made in a running group is not waited for before it joins; from then on every CG has it, whatever
-// restarts, until it is set aside.
-func TestReq07_AVolumeThatJoinsHoldsNothingBack(t *testing.T) {
-	r := newRig(t, 101)
-	a := r.volume("g", "a", 40)
-	g := a.group
+// grown is a rig with a group of a volume a, of which CG 1 is final, and a volume b that was made since.
+func grown(t *testing.T, seed uint64) (r *rig, a, b *Volume) {
+	t.Helper()
+	r = newRig(t, seed)
+	a = r.volume("g", "a", 40)
 	r.final(a, 1, 0, 5)
 	b, err := r.pool.CreateVolume(context.Background(), "g", "b", 40*BlockSize)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return r, a, b
+}
+
+// TestReq07_AVolumeThatJoinsHoldsNothingBack: a volume made in a running group is not waited for before it joins; from then on every CG has it, whatever
+// restarts, until it is set aside.
+func TestReq07_AVolumeThatJoinsHoldsNothingBack(t *testing.T) {
+	r, a, b := grown(t, 101)
+	g := a.group
 	r.final(a, 2, 3, 5) // without b
 	if m := b.Membership(); m != (Membership{}) {
 		t.Fatalf("a volume that nobody has attached is %v", m)
@@ -66,11 +73,17 @@ func (r *rig) asks(f func(reply func(error))) func() (ended bool, err error) {
 	}
 }
 
-// joins begins to join.
-func (r *rig) joins(ctx context.Context, v *Volume) func() (bool, error) {
+// joins begins to join; joined, if set, looks around when it has.
+func (r *rig) joins(ctx context.Context, v *Volume, joined func() error) func() (bool, error) {
 	return r.asks(func(reply func(error)) {
 		g := v.group
-		g.gaps = append(g.gaps, gap{ctx: ctx, vol: v, settled: true, reply: reply, decide: func(m Membership) (*record, error) { return m.moves(Awaited, 0), nil }})
+		g.gaps = append(g.gaps, gap{ctx: ctx, vol: v, settled: true, decide: func(m Membership) (*record, error) { return m.moves(Awaited, 0), nil },
+			reply: func(err error) {
+				if joined != nil {
+					err = errors.Join(err, joined())
+				}
+				reply(err)
+			}})
 		g.takeGaps()
 	})
 }
@@ -80,14 +93,8 @@ func (r *rig) joins(ctx context.Context, v *Volume) func() (bool, error) {
 func TestJoinWaitsForTheCGThatIsComplete(t *testing.T) {
 	for _, end := range []string{"final", "discarded", "given up", "pool failed"} {
 		t.Run(end, func(t *testing.T) {
-			r := newRig(t, 102)
-			a := r.volume("g", "a", 40)
+			r, a, b := grown(t, 102)
 			g := a.group
-			r.final(a, 1, 0, 5)
-			b, err := r.pool.CreateVolume(context.Background(), "g", "b", 40*BlockSize)
-			if err != nil {
-				t.Fatal(err)
-			}
 			r.write(a, 2, 0, 5)
 			r.seal(2, a)
 			if err := r.w.Bind(b); !errors.Is(err, ErrState) {
@@ -95,7 +102,7 @@ func TestJoinWaitsForTheCGThatIsComplete(t *testing.T) {
 			}
 			ctx, cancel := context.WithCancel(context.Background())
 			defer cancel()
-			ended := r.joins(ctx, b)
+			ended := r.joins(ctx, b, nil)
 			if done, err := ended(); done {
 				t.Fatalf("joined while CG 2 is complete without it: %v", err)
 			}
@@ -129,14 +136,8 @@ func TestJoinWaitsForTheCGThatIsComplete(t *testing.T) {
 
 // TestJoinWaitsForTheCGThatBecomesComplete: a CG that is being journaled was put together before.
 func TestJoinWaitsForTheCGThatBecomesComplete(t *testing.T) {
-	r := newRig(t, 105)
-	a := r.volume("g", "a", 40)
+	r, a, b := grown(t, 105)
 	g := a.group
-	r.final(a, 1, 0, 5)
-	b, err := r.pool.CreateVolume(context.Background(), "g", "b", 40*BlockSize)
-	if err != nil {
-		t.Fatal(err)
-	}
 	r.write(a, 2, 0, 5)
 	if err := r.w.Seal(2, a); err != nil {
 		t.Fatal(err)
@@ -146,15 +147,11 @@ func TestJoinWaitsForTheCGThatBecomesComplete(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	ended := r.asks(func(reply func(error)) {
-		g.gaps = append(g.gaps, gap{ctx: context.Background(), vol: b, settled: true, decide: func(m Membership) (*record, error) { return m.moves(Awaited, 0), nil },
-			reply: func(err error) {
-				if g.state.complete != 2 || g.state.final != 2 || r.pool.ctl.completing(g) {
-					err = errors.Join(err, errors.New("joined in the midst of a CG"))
-				}
-				reply(err)
-			}})
-		g.takeGaps()
+	ended := r.joins(context.Background(), b, func() error {
+		if g.state.complete != 2 || g.state.final != 2 || r.pool.ctl.completing(g) {
+			return errors.New("joined in the midst of a CG")
+		}
+		return nil
 	})
 	r.commit(g, 2)
 	if done, err := ended(); !done || err != nil {
