@@ -1,34 +1,38 @@
-// Package sim simulates the whole system, crash by crash: one process, one seeded loop, virtual time, no
-// goroutines. The same seed always does the same.
+// Package sim simulates the whole system: one process, one seeded loop, virtual time, no goroutines. The same seed
+// always does the same.
 //
 // # Model
 //
-// A seed draws a system: 1 to 3 primaries, 1 to 3 secondaries, volumes of 24 to 96 blocks that each go to
-// some of the secondaries, sector sizes, one or two devices for each pool, pools so small that they fill up, tunables of all
-// parts, and how slow devices and network are. It also draws a list of operations ([Op]), after which
-// all faults end and the system must come to rest.
+// A seed draws a system: 1 to 3 primaries, 1 to 3 secondaries, volumes of 24 to 96 blocks that each have copies on
+// some of the secondaries, sector sizes, one or two devices for each pool, pools so small that they fill up, tunables
+// of all parts, and the speed of devices and network. It also draws a list of operations ([Op]). After these all
+// faults end, and the system must come to rest.
 //
-//   - Managers: manager.Core, driven as manager.Node drives it. There are two; one takes over from the other with a higher
-//     epoch, whether that one has stopped, hangs, or goes on without knowing. They share one decision log, to which,
-//     as in etcd, only the one that began the newest epoch can write. Of records being written a crash
-//     keeps any number of the first.
-//   - Primaries: primary.Core over simulated devices. A write of the write-intent log that a crash interrupts
-//     is there in any of its sectors, or not.
-//   - Secondaries: engine.Pool with Options.Manual, and what decides in package target (Receiver, Chain, Match). A secondary's
-//     bookkeeping of connections (which stream is resumed, who gives way to whom, credits) is simulated here after package
-//     target's. A manager's command and a checkpoint are coroutines that rest after each I/O: crashes, frames and other events
-//     fall between their steps; commands of one group wait for each other, as target.Chain has them do.
-//   - Devices: ring/ringtest. A killed process leaves what the kernel had, still not durable, and any part of what was in flight;
-//     a power failure loses any versions of any sectors that were not flushed.
-//   - Network: each direction of a connection keeps its order and delays; connections are independent. A connection breaks with
-//     any part of what was on its way delivered, the last frame in pieces; after a reconnect frames are sent again. A
-//     partition breaks connections, or makes everything wait. Update frames are really encoded and decoded.
-//   - Members: in one seed of five controls join the group and leave it: a pair of a primary and a secondary of their own, another secondary for
-//     copies of a volume that is there, or those that were there from the beginning. A secondary that comes back and shows anything has new
-//     devices and a new pool. Where those who are left cannot form CGs, because one has copies on another that is not there, the group waits;
-//     once faults have ended an operator adds whoever is missing. The decision log may be lost in such a run only while all secondaries show the same.
-//   - Hosts: a chain of dependent records over all volumes (each durable before the next begins) and overlapping writes, writes of parts of
-//     blocks, zeroes and trims.
+//   - Managers: manager.Core, driven as manager.Node drives it. There are two; one takes over from the other with a
+//     higher epoch, whether the other has stopped, hangs, or goes on unaware. They share one decision log. As in
+//     etcd, only the manager that began the newest epoch can write to it. A crash keeps a prefix of the records being
+//     written.
+//   - Primaries: primary.Core over simulated devices. If a crash interrupts a write of the write-intent log, each of
+//     its sectors may have been written or not.
+//   - Secondaries: engine.Pool with Options.Manual, and the parts of package target that decide (Receiver, Chain,
+//     Match). The bookkeeping of connections (which stream is resumed, which session ends for another, credits) is
+//     simulated here in the manner of package target. A manager's command and a checkpoint are coroutines that pause
+//     after each I/O, so that crashes, frames and other events fall between their steps. Commands of one group wait
+//     for each other, as in target.Chain.
+//   - Devices: ring/ringtest. A killed process leaves what the kernel had, still not durable, and any part of what
+//     was in flight. A power failure may lose any version of any sector that was not flushed.
+//   - Network: each direction of a connection keeps its order and has delays; connections are independent. When a
+//     connection breaks, any prefix of what was on its way is delivered, the last frame in part. After a reconnect
+//     frames are sent again. A partition breaks connections, or makes everything wait. Update frames are really
+//     encoded and decoded.
+//   - Members: in one seed of five, controls join and leave the group. These are a primary and a secondary of its
+//     own, another secondary for copies of an existing volume, or controls that were there from the beginning. A
+//     secondary that comes back and shows anything has new devices and a new pool. If the remaining controls cannot
+//     form CGs, because one has copies on another that left, the group waits; once the faults have ended an operator
+//     adds whoever is missing. The decision log may be lost in such a run only while all secondaries show the same
+//     CG.
+//   - Hosts: a chain of dependent records over all volumes (each durable before the next begins), overlapping writes,
+//     writes of parts of blocks, zeroes and trims.
 //
 // # Operations
 //
@@ -59,34 +63,37 @@
 // After every step, or at the points named:
 //
 //   - R1: LINK(n) is sent only when every secondary had n complete.
-//   - R2: RELEASE(n) is sent only when n is durably decided; what is final on a secondary was decided.
-//   - R3: what was decided is never reverted or discarded; no CG is held while a secondary shows another CG than the decided one;
-//     decisions ascend; a revert ends only when every secondary has answered it.
+//   - R2: RELEASE(n) is sent only when n is durably decided. What is final on a secondary was decided.
+//   - R3: what was decided is never reverted or discarded. No CG is held while a secondary shows another CG than the
+//     decided one. Decisions ascend. A revert ends only when every secondary has answered it.
 //   - R4: nobody obeys an epoch after a higher one, and a manager sends only its own.
-//   - R5: a recovery point that a manager speaks of is final on some secondary.
-//   - "members": who is a member durably takes part in each CG that is held from then on, and is in its decision; LINK is sent to nobody who never was
-//     a member durably. What is said of every secondary is said of those that take part, from the first CG on that they do with the pool they
-//     have; what one shows that left, and holds no CG up, is not judged.
+//   - R5: a recovery point that a manager reports is final on some secondary.
 //   - R6, "view": both views of every volume on every secondary hold exactly what the primary held at the cut of the
-//     CG that they show, by the checksums in the tables; "read": byte for byte, after each recovery, at the end, often in between, and
-//     for readers that hold a view for long.
-//   - "one CG": two secondaries show the same CG, or two that were decided one after the other, the newer linked on both.
+//     CG that they show, by the checksums in the tables. "read": the same byte for byte, after each recovery, at the
+//     end, often in between, and for readers that hold a view for long.
+//   - "members": every durable member takes part in each CG that is held from then on, and is in its decision. LINK
+//     is sent only to controls that were durable members at some time. Rules about every secondary apply to those
+//     that take part, from the first CG on that they take part in with their present pool. What a secondary shows
+//     that left, and that holds up no CG, is not judged.
+//   - "one CG": two secondaries show the same CG, or two CGs that were decided one after the other, the newer of
+//     which is linked on both.
 //   - "blocks": no physical block is named twice, none that is named is free, and named + reserved = used.
-//   - "acknowledged": epoch, complete, linked and final CGs that were acknowledged are there after every crash.
+//   - "acknowledged": the epoch and the complete, linked and final CGs that were acknowledged are there after every
+//     crash.
 //   - "dependent writes": no decided CG shows a record without those before it.
-//   - "recovery": a pool opens after every crash; one that was damaged is refused or shows the right contents; what an open pool
-//     shows, the next crash does not take away.
-//   - "rot": a damaged block of data is an error to its reader, never other contents; no more blocks than were damaged are errors;
-//     once hosts have written everything again, nothing is.
+//   - "recovery": a pool opens after every crash. A damaged pool is refused, or shows the right contents. The next
+//     crash does not take away what an open pool shows.
+//   - "rot": a damaged block of data is an error to its reader, never other contents. No more blocks are errors than
+//     were damaged, and none once hosts have written everything again.
 //   - "pool", "halt": no pool and no leading manager stops without a fault of a device or log that explains it.
-//   - "progress": once faults end, a CG with everything becomes final within two minutes of virtual time, and equals the
-//     primaries' devices.
+//   - "progress": once faults end, a CG with everything becomes final within two minutes of virtual time, and equals
+//     the devices of the primaries.
 //   - "panic": nothing panics.
 //
 // # Planted faults
 //
-// Package internal/plant lists twenty-one faults that the build tag "plant" compiles into the product, one of which is active at a
-// time. Each must be noticed within 500 seeds:
+// Package internal/plant lists twenty-one faults that the build tag "plant" compiles into the product, one of which
+// is active at a time. Each must be noticed within 500 seeds:
 //
 //	go test -tags plant ./internal/sim -run TestPlants -v
 //
@@ -114,31 +121,34 @@
 //	members not durable before they take part         11  members
 //	CG decided before a joined control linked it      42  one CG
 //
-// For each there is a short replay in testdata that fails with the fault and passes without (TestReplaysFail, TestReplays). They hold
-// the system that they run on; a change of when cores do what may still take a script's force away: then
-// "go test -tags plant ./internal/sim -run TestPlants -record -first N -last N" finds another for fault N.
+// For each fault there is a short replay in testdata that fails with the fault and passes without it
+// (TestReplaysFail, TestReplays). A replay holds the system that it runs on. Even so, a change of when cores act may
+// make a replay miss its fault. Then "go test -tags plant ./internal/sim -run TestPlants -record -first N -last N"
+// finds another for fault N.
 //
-// What the simulation does not judge: a write of the journal that a device confirms and loses. Nobody can tell that from
-// a journal that ended there, so writes that go elsewhere are those of data.
+// The simulation does not judge a write of the journal that a device confirms and loses: nobody can tell it from a
+// journal that ended there. So writes that go elsewhere are those of data.
 //
 // # Campaigns
 //
-// 100,000 seeds, once, on 2026-11-22, in pieces of 5,000 (of farside at 1f4dd47 for the first 25,000, at 38f7d93 for the rest; half an hour of
-// a machine with two processors, had it done nothing else):
+// 100,000 seeds, once, on 2026-11-22, in pieces of 5,000 (of farside at 1f4dd47 for the first 25,000, at 38f7d93 for
+// the rest; half an hour of a machine with two processors, had it done nothing else):
 //
 //	farside sim --seeds 100000
 //
-// No seed broke an invariant. Two (19550 and 23843) ended in a panic of the simulator itself, whose processes put what waited in another
-// order when they hung twice; with that mended they pass. Together 306 million checked steps, 551 million device I/Os, 2.5 million
-// decided CGs and 0.8 million reverts, 373,450 power failures and 53,149 kills (296,873 of both at an I/O), 62,588 failovers, 549,559 pools
-// recovered, 4.7 million copies read. Earlier campaigns of the same day, of 22,000 seeds, found a writer that went on after it could place nothing
-// (seed 1250 then; engine's TestFailedWriterStaysFailed) and a fault of the simulator that came after all faults had ended.
+// No seed broke an invariant. Two (19550 and 23843) ended in a panic of the simulator itself, whose processes put
+// what waited in another order when they hung twice; with that mended they pass. Together 306 million checked steps,
+// 551 million device I/Os, 2.5 million decided CGs and 0.8 million reverts, 373,450 power failures and 53,149 kills
+// (296,873 of both at an I/O), 62,588 failovers, 549,559 pools recovered, 4.7 million copies read. Earlier campaigns
+// of the same day, of 22,000 seeds, found a writer that went on after it could place nothing (seed 1250 then;
+// engine's TestFailedWriterStaysFailed) and a fault of the simulator that came after all faults had ended.
 //
-// The ordinary tests run 2,000 seeds: some 11 million device I/Os, 7,500 power failures and 1,060 kills, in half a minute to two.
+// The ordinary tests run 2,000 seeds: some 11 million device I/Os, 7,500 power failures and 1,060 kills, in half a
+// minute to two.
 //
 // # A failure
 //
-// Run returns a [Failure] with the invariant and the shortest list of operations found that breaks it. As text it is a
-// replay for "farside sim --replay": the system, the operations, and the seed from which it is drawn how long
-// each message and request takes.
+// Run returns a [Failure] with the invariant, and the shortest list of operations found that breaks it. Printed as
+// text it is a replay for "farside sim --replay": the system, the operations, and the seed that draws how long each
+// message and request takes.
 package sim
