@@ -24,6 +24,9 @@ type VolumeSpec struct {
 	Size uint64 // bytes, a multiple of BlockSize
 	// Secondaries names the secondary controls that hold a copy of the volume.
 	Secondaries []string
+	// Place says where the volume's contents are: equal only if they are the same ones, as far as that can be known. A volume that has left
+	// its group finds its copies again if it comes back with the same place; with an empty one it does not. At most 8192 bytes.
+	Place string
 }
 
 // CoreOptions tunes a Core. The zero value is useful.
@@ -218,6 +221,7 @@ type Core struct {
 	groups  []*group
 	byName  map[string]*group
 	volumes []*volume
+	left    []IntentLeft // copies of volumes that have left, oldest first: see left.go
 	conns   []*conn
 	intent  *intentState
 	out     Actions
@@ -276,7 +280,11 @@ func (c *Core) addVolume(g *group, s VolumeSpec) error {
 // admits says what is wrong with a volume.
 func (g *group) admits(s VolumeSpec) error {
 	for _, v := range g.volumes {
-		if v.spec.Name == s.Name {
+		switch {
+		case v.spec.Name != s.Name:
+		case v.leaving:
+			return fmt.Errorf("volume %q is still leaving: it can join again when no CG has it any more; try again", s.Name)
+		default:
 			return fmt.Errorf("volume %q is listed twice", s.Name)
 		}
 	}
@@ -290,6 +298,9 @@ func (g *group) admits(s VolumeSpec) error {
 	}
 	if s.Name == "" || s.Size == 0 || s.Size%BlockSize != 0 {
 		return fmt.Errorf("volume %q of %d bytes: want a name and a size that is a multiple of %d", s.Name, s.Size, BlockSize)
+	}
+	if len(s.Place) > maxIntentPlace {
+		return fmt.Errorf("volume %q: its place is %d bytes long: want at most %d", s.Name, len(s.Place), maxIntentPlace)
 	}
 	return nil
 }

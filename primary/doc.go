@@ -55,6 +55,9 @@
 //   - Before anything is sent to a volume of a secondary, the write-intent log says durably, by the volume's identity,
 //     that this primary copies to it. A volume with another identity is copied as a whole if it is empty. If it holds
 //     something, nothing is sent to it without an operator's word.
+//   - The write-intent log also remembers the copies of volumes that have left their group. A volume that joins again,
+//     with the same contents as far as can be known (VolumeSpec.Place), finds its copy by that, and copies over it as a
+//     whole.
 //
 // Commands
 //

@@ -50,6 +50,8 @@ func (c *Core) meet(cn *conn, m *wire.Attached) {
 	for i, r := range cn.replicas {
 		if there := m.Volumes[i]; there.Identity != r.identity {
 			c.firstCopy(r, there, m.Complete)
+		} else if r.noted != r.identity { // it was known from before the volume came back
+			c.intent.snapshotDue = true
 		}
 	}
 	cn.checkNoted()

@@ -183,21 +183,27 @@ func (c *Core) intentLog() *IntentLog {
 			continue
 		}
 		v.logIndex = len(log.Volumes)
-		iv := IntentVolume{Group: v.group.name, Name: v.spec.Name, Size: v.spec.Size,
-			Marks: make([]uint64, (v.intent.marked.size+63)/64)}
-		for _, r := range v.replicas {
-			ic := IntentCopy{Secondary: r.conn.secondary, Identity: r.identity, Synced: r.synced}
-			if !r.synced {
-				ic.Lacking = make([]uint64, len(iv.Marks))
-				r.lacking.orInto(ic.Lacking)
-			}
-			iv.Copies = append(iv.Copies, ic)
-		}
+		iv := IntentVolume{Group: v.group.name, Name: v.spec.Name, Size: v.spec.Size, Place: v.spec.Place,
+			Copies: v.intentCopies(), Marks: make([]uint64, (v.intent.marked.size+63)/64)}
 		v.intent.marked.orInto(iv.Marks)
 		v.intent.wanted.orInto(iv.Marks)
 		log.Volumes = append(log.Volumes, iv)
 	}
+	log.Left = slices.Clone(c.left)
 	return log
+}
+
+// intentCopies describes the copies of a volume.
+func (v *volume) intentCopies() (out []IntentCopy) {
+	for _, r := range v.replicas {
+		ic := IntentCopy{Secondary: r.conn.secondary, Identity: r.identity, Synced: r.synced}
+		if !r.synced {
+			ic.Lacking = make([]uint64, (r.lacking.size+63)/64)
+			r.lacking.orInto(ic.Lacking)
+		}
+		out = append(out, ic)
+	}
+	return out
 }
 
 // IntentDone reports the end of the write in Actions.Intent.
@@ -418,8 +424,19 @@ func (c *Core) restoreIntent(prior *IntentLog) {
 	for _, r := range prior.Repaired {
 		c.notice(slog.LevelWarn, "damage in the write-intent log was repaired", "damage", r)
 	}
+	c.restoreLeft(prior)
 	for _, v := range c.volumes {
 		c.restoreVolume(v, prior)
+	}
+}
+
+// restoreLeft remembers, besides those that had left before, the volumes that are in the log and not there any more: they left between two runs.
+func (c *Core) restoreLeft(prior *IntentLog) {
+	c.left = slices.Clone(prior.Left)
+	for _, iv := range prior.Volumes {
+		if _, there := c.Volume(iv.Group, iv.Name); !there {
+			c.leave(iv.Group, VolumeSpec{Name: iv.Name, Size: iv.Size, Place: iv.Place}, iv.Copies)
+		}
 	}
 }
 
@@ -428,6 +445,9 @@ func (c *Core) restoreVolume(v *volume, prior *IntentLog) {
 	usable := iv != nil && iv.Size == v.spec.Size
 	if usable {
 		c.restoreMarks(v, iv, prior.Region)
+	}
+	if iv == nil {
+		c.comeBack(v)
 	}
 	for _, r := range v.replicas {
 		var had IntentCopy

@@ -2,9 +2,13 @@ package primary
 
 import (
 	"bytes"
+	"encoding/binary"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/cespare/xxhash/v2"
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
@@ -208,6 +212,10 @@ func TestIntentRoundTrip(t *testing.T) {
 		l := &IntentLog{Seq: rapid.Uint64().Draw(t, "seq"), Region: 1 << 20,
 			Groups:  []IntentGroup{{rapid.StringN(1, 20, 200).Draw(t, "group"), rapid.Uint64().Draw(t, "final"), rapid.Uint64().Draw(t, "epoch"), rapid.StringN(0, 20, 200).Draw(t, "manager")}},
 			Volumes: []IntentVolume{{Group: "g", Name: "v", Size: size, Copies: []IntentCopy{{"s", wire.UUID{rapid.Byte().Draw(t, "identity")}, true, nil}, first}, Marks: make([]uint64, words)}}}
+		if rapid.Bool().Draw(t, "left") {
+			l.Volumes[0].Place = rapid.StringN(0, 20, 200).Draw(t, "place")
+			l.Left = []IntentLeft{{"g", "w", strings.Repeat("p", rapid.IntRange(1, maxIntentPlace).Draw(t, "long")), rapid.Uint64().Draw(t, "size"), "s", wire.UUID{3}}}
+		}
 		file := encodeSnapshot(l)
 		got, err := decodeIntent(file)
 		if err != nil || !cmp.Equal(l, got) {
@@ -226,9 +234,31 @@ func TestIntentRoundTrip(t *testing.T) {
 	})
 }
 
+// TestIntentOfTheVersionBefore: its log is read; what it does not have is not known.
+func TestIntentOfTheVersionBefore(t *testing.T) {
+	l := &IntentLog{Seq: 3, Region: 1 << 20, Groups: []IntentGroup{{"g", 9, 4, "m1"}},
+		Volumes: []IntentVolume{{Group: "g", Name: "v", Size: 8 << 20, Copies: []IntentCopy{{"s", wire.UUID{7}, true, nil}}, Marks: []uint64{5}}}}
+	now := encodeSnapshot(l)
+	end := int(binary.LittleEndian.Uint64(now[16:])) - 4 // without the count of copies that are left
+	at := bytes.Index(now, []byte("\x01\x00v")) + 3 + 8  // of the empty place
+	old := slices.Concat(now[:at], now[at+2:end])
+	binary.LittleEndian.PutUint32(old[8:], intentOld)
+	binary.LittleEndian.PutUint64(old[16:], uint64(len(old)))
+	old = pad(binary.LittleEndian.AppendUint64(old, xxhash.Sum64(old)))
+	got, err := decodeIntent(append(old, appendRecord(nil, 3, 0, chainSum(old), []mark{{0, 1}})...))
+	l.Volumes[0].Marks[0] |= 2
+	if err != nil || !cmp.Equal(l, got) {
+		t.Fatalf("%v: %s", err, cmp.Diff(l, got))
+	}
+	binary.LittleEndian.PutUint32(old[8:], intentOld-1)
+	if _, err := decodeIntent(old); err == nil {
+		t.Error("a log of an unknown version was read")
+	}
+}
+
 func FuzzLoadIntent(f *testing.F) {
 	l := &IntentLog{Seq: 3, Region: 1 << 20, Groups: []IntentGroup{{"g", 9, 4, "m1"}},
-		Volumes: []IntentVolume{{Group: "g", Name: "v", Size: 8 << 20, Copies: []IntentCopy{{"s", wire.UUID{7}, true, nil}, {"t", wire.UUID{8}, false, []uint64{1}}}, Marks: []uint64{5}}}}
+		Volumes: []IntentVolume{{Group: "g", Name: "v", Size: 8 << 20, Copies: []IntentCopy{{"s", wire.UUID{7}, true, nil}, {"t", wire.UUID{8}, false, []uint64{1}}}, Marks: []uint64{5}}}, Left: []IntentLeft{{"g", "v", "here", 8 << 20, "u", wire.UUID{9}}}}
 	snap := encodeSnapshot(l)
 	f.Add(snap, []byte(nil))
 	f.Add(append(bytes.Clone(snap), appendRecord(nil, 3, 0, chainSum(snap), []mark{{0, 1}})...), snap[:100])

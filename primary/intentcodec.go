@@ -17,6 +17,7 @@ type IntentLog struct {
 	Region  uint64 // bytes
 	Groups  []IntentGroup
 	Volumes []IntentVolume
+	Left    []IntentLeft
 	// File is where it was found: 0 or 1.
 	File int
 	// Repaired lists records that were damaged and read from their second copy.
@@ -38,8 +39,17 @@ type IntentGroup struct {
 type IntentVolume struct {
 	Group, Name string
 	Size        uint64
+	Place       string // VolumeSpec.Place
 	Copies      []IntentCopy
 	Marks       []uint64
+}
+
+// IntentLeft is a copy of a volume that has left its group: to which volume of a secondary it was copied.
+type IntentLeft struct {
+	Group, Name, Place string
+	Size               uint64
+	Secondary          string
+	Identity           wire.UUID
 }
 
 // IntentCopy says to which volume of a secondary the volume is copied, zero if to none yet, and whether that ever had the whole
@@ -90,18 +100,22 @@ func (v *IntentVolume) copyOn(secondary string, now []string) IntentCopy {
 
 const (
 	intentMagic   = 0x314c495757534600 // "\0FSWWIL1"; its low half is no recordMagic
-	intentVersion = 3
+	intentVersion = 4
+	intentOld     = 3          // without places, and without copies of volumes that have left; it is read, not written
 	recordMagic   = 0x52495746 // "FWIR"
 	intentAlign   = 4096       // snapshot and records begin and end at multiples: no durable sector is written twice
 	snapshotFixed = 8 + 4 + 4 + 8 + 8 + 8
 	recordFixed   = 4 + 4 + 8 + 8 + 8
 	maxIntentName = 255
+	// maxIntentPlace has room for the longest path, and some more.
+	maxIntentPlace = 8192
 )
 
 // encodeSnapshot: magic u64, version u32, zero u32, length u64 (of all up to the checksum), sequence
 // u64, region u64; groups: count u32, each name, final u64, epoch u64, manager; volumes: count u32, each group name, name,
-// size u64, copies (count u32, each name, identity 16 bytes, synced u8, words u32, lacking), words u32, marks; XXH64 of all that;
-// zeros up to a multiple of 4096. A name is u16 length and bytes; the manager's may be empty.
+// size u64, place, copies (count u32, each name, identity 16 bytes, synced u8, words u32, lacking), words u32, marks; copies that volumes
+// had that have left: count u32, each group name, name, place, size u64, secondary, identity 16 bytes; XXH64 of all that;
+// zeros up to a multiple of 4096. A name or place is u16 length and bytes; the manager's, and a place, may be empty.
 func encodeSnapshot(l *IntentLog) []byte {
 	le := binary.LittleEndian
 	b := le.AppendUint64(nil, intentMagic)
@@ -121,6 +135,12 @@ func encodeSnapshot(l *IntentLog) []byte {
 	for _, v := range l.Volumes {
 		b = appendVolume(b, &v)
 	}
+	b = le.AppendUint32(b, uint32(len(l.Left)))
+	for _, x := range l.Left {
+		b = appendName(appendName(appendName(b, x.Group), x.Name), x.Place)
+		b = le.AppendUint64(b, x.Size)
+		b = append(appendName(b, x.Secondary), x.Identity[:]...)
+	}
 	le.PutUint64(b[16:], uint64(len(b)))
 	return pad(le.AppendUint64(b, xxhash.Sum64(b)))
 }
@@ -129,6 +149,7 @@ func appendVolume(b []byte, v *IntentVolume) []byte {
 	le := binary.LittleEndian
 	b = appendName(appendName(b, v.Group), v.Name)
 	b = le.AppendUint64(b, v.Size)
+	b = appendName(b, v.Place)
 	b = le.AppendUint32(b, uint32(len(v.Copies)))
 	for _, c := range v.Copies {
 		b = append(appendName(b, c.Secondary), c.Identity[:]...)
@@ -198,9 +219,10 @@ var errIntent = errors.New("damaged write-intent log")
 
 // intentReader walks over a snapshot; after the first error it gives zeros.
 type intentReader struct {
-	b   []byte
-	off int
-	err error
+	b       []byte
+	off     int
+	version uint32
+	err     error
 }
 
 func (r *intentReader) fail(what string) {
@@ -224,9 +246,19 @@ func (r *intentReader) take(n int, what string) []byte {
 func (r *intentReader) u32(what string) uint32 { return binary.LittleEndian.Uint32(r.take(4, what)) }
 func (r *intentReader) u64(what string) uint64 { return binary.LittleEndian.Uint64(r.take(8, what)) }
 
-func (r *intentReader) name(what string) string {
+func (r *intentReader) name(what string) string { return r.text(what, maxIntentName) }
+
+// place of a volume; older logs have none.
+func (r *intentReader) place() string {
+	if r.version == intentOld {
+		return ""
+	}
+	return r.text("place", maxIntentPlace)
+}
+
+func (r *intentReader) text(what string, most int) string {
 	n := int(binary.LittleEndian.Uint16(r.take(2, what)))
-	if n > maxIntentName {
+	if n > most {
 		r.fail(what + " is too long")
 		return ""
 	}
@@ -253,8 +285,8 @@ func decodeIntent(file []byte) (*IntentLog, error) {
 	if r.u64("magic") != intentMagic {
 		r.fail("no magic number")
 	}
-	if v := r.u32("version"); r.err == nil && v != intentVersion {
-		r.fail(fmt.Sprintf("version %d is not known", v))
+	if r.version = r.u32("version"); r.err == nil && r.version != intentVersion && r.version != intentOld {
+		r.fail(fmt.Sprintf("version %d is not known", r.version))
 	}
 	r.u32("reserved")
 	length := r.u64("length")
@@ -289,11 +321,20 @@ func (r *intentReader) snapshot() *IntentLog {
 		log.Groups = append(log.Groups, IntentGroup{r.name("group name"), r.u64("final"), r.u64("epoch"), r.name("manager")})
 	})
 	r.list("volumes", 20, func() { log.Volumes = append(log.Volumes, r.volume(log.Region)) })
+	if r.version != intentOld {
+		r.list("copies of volumes that have left", 32, func() { log.Left = append(log.Left, r.left()) })
+	}
 	return log
 }
 
+func (r *intentReader) left() IntentLeft {
+	l := IntentLeft{Group: r.name("group name"), Name: r.name("volume name"), Place: r.place(), Size: r.u64("size"), Secondary: r.name("secondary")}
+	copy(l.Identity[:], r.take(len(l.Identity), "identity"))
+	return l
+}
+
 func (r *intentReader) volume(region uint64) IntentVolume {
-	v := IntentVolume{Group: r.name("group name"), Name: r.name("volume name"), Size: r.u64("size")}
+	v := IntentVolume{Group: r.name("group name"), Name: r.name("volume name"), Size: r.u64("size"), Place: r.place()}
 	r.list("copies", 19, func() {
 		c := IntentCopy{Secondary: r.name("secondary")}
 		copy(c.Identity[:], r.take(len(c.Identity), "identity"))

@@ -39,6 +39,7 @@ func (c *Core) AddVolume(name string, s VolumeSpec) (int, error) {
 	v := c.makeVolume(g, s)
 	v.gens = []generation{{g.open, g.epoch, newBitmap(v.blocks, &c.chunks)}}
 	v.initIntent(c)
+	c.comeBack(v)
 	for _, r := range v.replicas {
 		r.apart, r.whole = true, "the volume has joined the group"
 		r.lacking.setAll()
@@ -163,6 +164,7 @@ func (c *Core) checkGone(v *volume) {
 		return
 	}
 	v.gone = true
+	c.leave(v.group.name, v.spec, v.intentCopies())
 	v.group.volumes = slices.DeleteFunc(v.group.volumes, func(o *volume) bool { return o == v })
 	for _, gen := range v.gens {
 		gen.changed.reset()

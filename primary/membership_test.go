@@ -2,6 +2,7 @@ package primary
 
 import (
 	"bytes"
+	"slices"
 	"testing"
 	"time"
 
@@ -66,6 +67,78 @@ func TestReq14_VolumesJoinAndLeave(t *testing.T) {
 	w.round()
 	if got := len(LoadIntent(w.files).Volumes); got != 2 {
 		t.Errorf("the write-intent log has %d volumes", got)
+	}
+}
+
+// TestVolumeComesBack: one that has left joins again, with other contents. Its copy, which is not whole any more since it rejoined, is known and copied over as a
+// whole, also after restarts; that of a volume in another place is not touched.
+func TestVolumeComesBack(t *testing.T) {
+	for _, restart := range []string{"", "without it", "with it"} {
+		for _, place := range []string{"here", "elsewhere", ""} {
+			t.Run(restart+place, func(t *testing.T) {
+				w := synced(t, testOptions())
+				p := w.peers[0]
+				w.add("new", p)
+				w.round()
+				w.write(2, 0, 10*BlockSize)
+				w.round()
+				if err := w.remove("new"); err != nil {
+					t.Fatal(err)
+				}
+				for range 3 {
+					w.write(0, 0, BlockSize)
+					w.round()
+				}
+				if log := LoadIntent(w.files); w.gone != 1 || !p.whole[1] || len(log.Left) != 1 {
+					t.Fatalf("%d volumes have left; left in the log: %+v", w.gone, log.Left)
+				}
+				p.whole[1] = false // it was set aside, and has rejoined
+				spec := VolumeSpec{Name: "new", Size: testBlocks * BlockSize, Secondaries: []string{p.name}, Place: place}
+				known := place == "here"
+				if got := w.core.Former("g", spec, p.name); (got != wire.UUID{}) != known {
+					t.Fatalf("the copy is %v", got)
+				}
+				log := LoadIntent(w.files)
+				if restart != "" {
+					group := w.spec[0]
+					if restart == "with it" {
+						group.Volumes = append(slices.Clone(group.Volumes), spec)
+					}
+					core, err := NewCore(testOptions(), []GroupSpec{group}, log)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if restart == "with it" {
+						if got := core.volumes[2].replicas[0].identity; (got != wire.UUID{}) != known {
+							t.Errorf("after a restart the copy is %v", got)
+						}
+					} else if got := core.Former("g", spec, p.name); (got != wire.UUID{}) != known {
+						t.Errorf("after a restart the copy is %v", got)
+					}
+					return
+				}
+				if !known {
+					index, err := w.core.AddVolume("g", spec)
+					if err != nil || w.core.volumes[index].replicas[0].identity != (wire.UUID{}) {
+						t.Errorf("the copy is known; %v", err)
+					}
+					return
+				}
+				w.join(spec)
+				for n := 0; n < 10 && !p.whole[1]; n++ {
+					w.write(2, uint64(n)*BlockSize, BlockSize)
+					w.write(3, uint64(n)*BlockSize, BlockSize)
+					w.round()
+				}
+				if !p.whole[1] || !bytes.Equal(p.finalImg[1], w.cuts[w.final]["new"]) {
+					t.Errorf("whole: %t; the copy is not what the volume is; %+v", p.whole[1], w.core.Status())
+				}
+				w.settle()
+				if left := LoadIntent(w.files).Left; len(left) != 0 {
+					t.Errorf("left in the log: %+v", left)
+				}
+			})
+		}
 	}
 }
 

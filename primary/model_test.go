@@ -303,15 +303,21 @@ func (w *world) renumberVolumes() {
 // add has a volume join, with a copy on a peer.
 func (w *world) add(name string, p *peer) {
 	w.tb.Helper()
-	s := VolumeSpec{Name: name, Size: testBlocks * BlockSize, Secondaries: []string{p.name}}
+	s := VolumeSpec{Name: name, Size: testBlocks * BlockSize, Secondaries: []string{p.name}, Place: "here"}
 	handles := p.handles
 	p.makeVolume(s)
 	p.handles = handles // until it is attached
+	w.join(s)
+}
+
+// join has a volume join that its secondary has.
+func (w *world) join(s VolumeSpec) {
+	w.tb.Helper()
 	index, err := w.core.AddVolume("g", s)
 	if err != nil || index != len(w.images) {
 		w.tb.Fatalf("volume %d of %d was added: %v", index, len(w.images), err)
 	}
-	w.images, w.names = append(w.images, w.stamped(testBlocks*BlockSize)), append(w.names, name)
+	w.images, w.names = append(w.images, w.stamped(testBlocks*BlockSize)), append(w.names, s.Name)
 	w.spec = []GroupSpec{{Name: "g", Volumes: append(slices.Clone(w.spec[0].Volumes), s)}}
 	w.pump()
 }

@@ -72,6 +72,13 @@ func (n *Node) RemoveVolume(v *Volume) (err error) {
 	return err
 }
 
+// Former is the identity of the copy that a volume had on a secondary before it left its group, zero if none is known. What is known is in
+// the write-intent log; the place must be the same (VolumeSpec.Place).
+func (n *Node) Former(group string, spec VolumeSpec, secondary string) (id wire.UUID) {
+	n.visit(func(c *Core) { id = c.Former(group, spec, secondary) })
+	return id
+}
+
 // SetOverwrite replaces CoreOptions.Overwrite.
 func (n *Node) SetOverwrite(ids []wire.UUID) { n.visit(func(c *Core) { c.SetOverwrite(ids) }) }
 

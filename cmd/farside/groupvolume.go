@@ -149,6 +149,9 @@ the volume on its secondary control, has the primary read its file again, and wa
 The first copy is spread over many consistency groups, so the recovery point of the other volumes keeps advancing.
 The copy is not served until it is whole.
 
+If the volume was removed before and its copy was set aside, that copy is overwritten. The primary refuses if it does
+not know the copy to be one of the same device or file.
+
 The command may be interrupted and run again at any time.`,
 		Example: "  farside group add-volume shop archive --config /etc/farside/a1.toml"}
 	c.Flags().DurationVar(&timeout, "timeout", 30*time.Second, "how long to wait for each control's answer")

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/farside-storage/farside/engine"
 	"github.com/farside-storage/farside/internal/config"
 	"github.com/farside-storage/farside/internal/export"
 	"github.com/farside-storage/farside/primary"
@@ -223,7 +224,7 @@ type joiner struct {
 // join opens a volume and has it join its group. Hosts do not find it yet.
 func (r *reloader) join(now *config.File, v config.PrimaryVolume) (*joiner, error) {
 	if v.Size != 0 { // nothing is made, not even a file, that would not be used
-		if err := awaited(r.ctx, v, uint64(v.Size), now); err != nil {
+		if _, err := r.awaited(now, v, primary.VolumeSpec{Name: v.Name, Size: uint64(v.Size), Place: placeOf(v)}); err != nil {
 			return nil, err
 		}
 	}
@@ -247,10 +248,9 @@ func (r *reloader) joinWith(now *config.File, v config.PrimaryVolume, devs ring.
 		return nil, err
 	}
 	spec := groups[0].Volumes[0]
-	if v.Size == 0 {
-		if err := awaited(r.ctx, v, spec.Size, now); err != nil {
-			return nil, err
-		}
+	aside, err := r.awaited(now, v, spec)
+	if err != nil {
+		return nil, err
 	}
 	j := &joiner{name: v.Export(), at: v.NBD}
 	if j.at.IsZero() {
@@ -267,6 +267,11 @@ func (r *reloader) joinWith(now *config.File, v config.PrimaryVolume, devs ring.
 		}
 	}
 	secondary := v.Secondary.String()
+	if aside { // last of all: from then on the copy is not served, until it is whole again
+		if err := r.rejoin(now, v); err != nil {
+			return nil, err
+		}
+	}
 	j.volume, err = r.node.AddVolume(v.Group, spec, devs, map[string]string{secondary: secondary}, release)
 	return j, err
 }
@@ -323,6 +328,7 @@ type copyState struct {
 			Identity   string `json:"identity"`
 			Standing   string `json:"standing"`
 			WholeSince uint64 `json:"whole_since"`
+			Holds      bool   `json:"holds"`
 		} `json:"volumes"`
 	} `json:"groups"`
 }
@@ -330,43 +336,67 @@ type copyState struct {
 // askTimeout is how long a secondary may take to answer before a volume joins.
 const askTimeout = 10 * time.Second
 
-// awaited says what the secondary of a new volume has against it. One that refused it when it is attached would refuse the whole group.
-func awaited(ctx context.Context, v config.PrimaryVolume, size uint64, now *config.File) error {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+// awaited says what the secondary of a new volume has against it, and whether the copy is set aside there. One that refused the volume when it is attached
+// would refuse the whole group.
+func (r *reloader) awaited(now *config.File, v config.PrimaryVolume, spec primary.VolumeSpec) (aside bool, err error) {
+	ctx, cancel := context.WithTimeout(r.ctx, askTimeout)
 	defer cancel()
+	former := r.node.Former(v.Group, spec, v.Secondary.String())
+	known := func(id string) bool {
+		return id == config.Identity(former).String() ||
+			slices.ContainsFunc(now.Primary.OverwriteCopies, func(listed config.Identity) bool { return listed.String() == id })
+	}
 	var s copyState
-	err := askStatus(ctx, v.Secondary, wireOptions(now), &s)
-	if err == nil {
-		err = s.awaits(v, size, now.Primary.OverwriteCopies)
+	if err = askStatus(ctx, v.Secondary, wireOptions(now), &s); err == nil {
+		aside, err = s.awaits(v, spec.Size, known)
 	}
 	if err != nil {
-		return fmt.Errorf("the secondary at %s: %w", v.Secondary, err)
+		return false, fmt.Errorf("the secondary at %s: %w", v.Secondary, err)
 	}
+	return aside, nil
+}
+
+// rejoin has the secondary take a volume back that was set aside.
+func (r *reloader) rejoin(now *config.File, v config.PrimaryVolume) error {
+	ctx, cancel := context.WithTimeout(r.ctx, askTimeout)
+	defer cancel()
+	var s copyState
+	if err := tell(ctx, v.Secondary, wireOptions(now), &wire.Volume{Group: v.Group, Name: v.Name, Action: wire.VolumeRejoin}, &s); err != nil {
+		return fmt.Errorf("the secondary at %s: have the copy that is set aside rejoin: %w", v.Secondary, err)
+	}
+	r.log.Info("the copy that was set aside is overwritten by another first copy", "volume", v.Export(), "secondary", v.Secondary.String())
 	return nil
 }
 
-func (s *copyState) awaits(v config.PrimaryVolume, size uint64, overwrite []config.Identity) error {
+// awaits looks at the copy of a new volume; known says whether one is of the same volume here, or may be overwritten.
+func (s *copyState) awaits(v config.PrimaryVolume, size uint64, known func(identity string) bool) (aside bool, err error) {
 	for _, g := range s.Groups {
 		for _, c := range g.Volumes {
 			if g.Name != v.Group || c.Name != v.Name {
 				continue
 			}
-			switch {
+			switch aside = c.Standing == engine.SetAside.String(); {
 			case c.Bytes != size:
-				return fmt.Errorf("the volume has %d bytes there and %d here", c.Bytes, size)
-			case c.Standing == "set aside":
-				return errors.New("the volume was set aside there: delete it there (farside group remove-volume --delete), and make it again")
-			case c.WholeSince > 0 && !slices.ContainsFunc(overwrite, func(id config.Identity) bool { return id.String() == c.Identity }):
-				return fmt.Errorf("the volume holds a copy there that this control knows nothing of: if it is not needed, add %s to overwrite_copies", c.Identity)
+				return false, fmt.Errorf("the volume has %d bytes there and %d here", c.Bytes, size)
+			case aside && !known(c.Identity):
+				return false, fmt.Errorf("the volume was set aside there, and this control does not know it for a copy of what is in %s now: if it is not needed, delete it "+
+					"there (farside volume delete %s --force --control %s), and run farside group add-volume again", v.Path(), v.Export(), v.Secondary)
+			case (c.WholeSince > 0 || c.Holds) && !known(c.Identity):
+				return false, fmt.Errorf("the volume holds a copy there that this control knows nothing of: if it is not needed, add %s to overwrite_copies", c.Identity)
 			}
-			return nil
+			return aside, nil
 		}
 	}
-	return fmt.Errorf("it has no volume %s: make it there first (farside group add-volume does)", v.Export())
+	return false, fmt.Errorf("it has no volume %s: make it there first (farside group add-volume does)", v.Export())
 }
 
 // askStatus asks a control for its state, as a tool does.
 func askStatus(ctx context.Context, at config.Address, o wire.Options, into any) error {
+	return tell(ctx, at, o, &wire.Status{}, into)
+}
+
+// tell has a control do something, as a tool does; into gets its state.
+func tell(ctx context.Context, at config.Address, o wire.Options, message wire.Message, into any) error {
 	conn, err := wire.Dial(ctx, at.String(), o)
 	if err != nil {
 		return err
@@ -377,7 +407,7 @@ func askStatus(ctx context.Context, at config.Address, o wire.Options, into any)
 	if _, err := conn.Handshake(wire.Hello{Role: wire.RoleTool, Node: "farside"}); err != nil {
 		return err
 	}
-	if err := conn.WriteMessage(&wire.Status{}); err != nil {
+	if err := conn.WriteMessage(message); err != nil {
 		return err
 	}
 	h, body, err := conn.Next()

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -114,7 +115,72 @@ func TestReq14_VolumeJoinsAndLeaves(t *testing.T) {
 	if got := r.shown(c); got != 'y' {
 		t.Errorf("the copy that was set aside shows %q", got)
 	}
-	refusedWith(t, r.reload(&now, both), "set aside")
+
+	// It comes back, with what was written to it meanwhile: all of it is copied again, over the copy that is there.
+	file, err := os.OpenFile(r.path("g-c"), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = file.WriteAt(bytes.Repeat([]byte{'w'}, 4096), 4096)
+	if err := errors.Join(err, file.Close()); err != nil {
+		t.Fatal(err)
+	}
+	await(r, "p1", func(primary.Status) error { return r.reload(&now, both) })
+	r.awaitCut()
+	if got := r.shown(c); got != 'w' {
+		t.Errorf("the copy of the volume that came back shows %q", got)
+	}
+}
+
+// TestVolumeThatIsAnotherDoesNotComeBack: a copy that is set aside is left alone unless the primary knows that it is one of what the volume is now; also over restarts of
+// the primary.
+func TestVolumeThatIsAnotherDoesNotComeBack(t *testing.T) {
+	a, c := place{"g", "a", "p1", "s1"}, place{"g", "c", "p1", "s1"}
+	r := newRig(t, a, c)
+	var now atomic.Pointer[config.File]
+	r.start(Secondary, r.secondary("s1"))
+	both := r.primary("p1")
+	stop := r.start(Primary, both)
+	r.start(Manager, r.manager("m1", "5ms"))
+	r.write(c, 'x')
+	r.awaitCut()
+	stop()
+	r.places = r.places[:1] // taken out of the file while the control is down
+	first := r.primary("p1")
+	now.Store(first)
+	r.start(runReloadable(&now), first)
+	var s target.Status
+	await(r, "s1", func(target.Status) error { // once the secondary has noticed
+		return r.tool("s1", &wire.Volume{Group: "g", Name: "c", Action: wire.VolumeSetAside}, &s)
+	})
+	old := r.path("old")
+	if err := os.Rename(r.path("g-c"), old); err != nil {
+		t.Fatal(err)
+	}
+	refusedWith(t, r.reload(&now, both), "set aside", "does not know it for a copy", "volume delete g/c")
+	if _, err := os.Stat(r.path("g-c")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a reload that failed has made a file: %v", err)
+	}
+	if err := os.WriteFile(r.path("g-c"), make([]byte, rigVolume), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refusedWith(t, r.reload(&now, both), "set aside", "does not know it for a copy")
+	if err := r.tool("s1", &wire.Volume{Group: "g", Name: "c", Action: wire.VolumeRejoin}, &s); err != nil {
+		t.Fatal(err)
+	}
+	refusedWith(t, r.reload(&now, both), "holds a copy", "overwrite_copies") // else the whole group would be refused
+	r.write(a, 'z')
+	r.awaitCut()
+	if err := os.Rename(old, r.path("g-c")); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.reload(&now, both); err != nil {
+		t.Fatal(err)
+	}
+	r.awaitCut()
+	if got := r.shown(c); got != 'x' {
+		t.Errorf("the copy of the volume that came back shows %q", got)
+	}
 }
 
 // TestReq14_SecondaryWithoutVolumesHoldsUpNothing: the only volume of a group on one of two secondaries is set aside, then deleted; the group goes on, both

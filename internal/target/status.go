@@ -64,6 +64,8 @@ type VolumeStatus struct {
 	Standing string `json:"standing"`
 	// WholeSince is the CG since which the volume has all of its first copy; 0: it has not, and is not served as a copy.
 	WholeSince uint64 `json:"whole_since"`
+	// Holds is of a volume that is not whole: something was put into it since it was made, so that not all of it reads as zeros.
+	Holds bool `json:"holds,omitempty"`
 	// SetAsideAt is the CG that the copy shows if it is set aside, 0 if none was final.
 	SetAsideAt uint64 `json:"set_aside_at,omitempty"`
 }
@@ -129,7 +131,13 @@ func (n *Node) groupStatus(ctx context.Context) []GroupStatus {
 			Receiving: st.Receiving, Discarded: st.Discarded, Error: text(err), Volumes: []VolumeStatus{}}
 		for _, v := range g.Volumes() {
 			m := v.Membership()
-			gs.Volumes = append(gs.Volumes, VolumeStatus{Name: v.Name(), Bytes: v.Size(), Identity: uuidString(identity(n.opts.Pool, v)),
+			holds := false
+			if !m.Whole() {
+				if holds, err = v.Holds(ctx); err != nil {
+					gs.Error = text(err)
+				}
+			}
+			gs.Volumes = append(gs.Volumes, VolumeStatus{Holds: holds, Name: v.Name(), Bytes: v.Size(), Identity: uuidString(identity(n.opts.Pool, v)),
 				Standing: m.Standing.String(), WholeSince: m.WholeSince, SetAsideAt: m.AsideAt})
 		}
 		out = append(out, gs)
