@@ -101,7 +101,7 @@ func TestReq07_AVolumeJoinsARunningGroup(t *testing.T) {
 		p.update(cg, 2, int(cg), 1, 9)
 		p.partly(cg, 2)
 		m.finish("shop", cg)
-		same(t, "first copy in progress", tool.look("n"), VolumeStatus{Name: "n", Standing: "awaited"})
+		same(t, "first copy in progress", tool.look("n"), VolumeStatus{Name: "n", Standing: "awaited", Holds: true})
 	}
 	r.same("shop", "a", 0, contents(0, 1, 4)) // what was there before goes on
 	p.update(5, 2, 5, 1, 9)
@@ -190,7 +190,7 @@ func TestAVolumeIsSetAsideAndRejoins(t *testing.T) {
 	same(t, "set aside", tool.look("b"), aside)
 
 	for range 2 {
-		same(t, "rejoined", tool.change("b", wire.VolumeRejoin), VolumeStatus{Name: "b", Standing: "unattached"})
+		same(t, "rejoined", tool.change("b", wire.VolumeRejoin), VolumeStatus{Name: "b", Standing: "unattached", Holds: true})
 	}
 	p.manifest(3)
 	m.finish("shop", 3)
