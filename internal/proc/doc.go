@@ -1,5 +1,5 @@
-// Package proc runs child processes that end with this one, and the roles of farside as such children: for the demonstration
-// and for tests.
+// Package proc runs child processes that end with this one, and the roles of farside as such children: for the
+// demonstration and for tests.
 //
 // # Invariants
 //

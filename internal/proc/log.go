@@ -17,8 +17,8 @@ func (r *Role) logFile() string { return filepath.Join(r.Dir, r.Name+".log") }
 // Log is everything that it printed, in all its lives.
 func (r *Role) Log() ([]byte, error) { return os.ReadFile(r.logFile()) }
 
-// LogEnd is the end of its log, at most n bytes, without the lines of NBD clients that come and go. What it says if there is no log is
-// why not.
+// LogEnd is the end of its log, at most n bytes, without the lines of NBD clients that come and go. What it says if
+// there is no log is why not.
 func (r *Role) LogEnd(n int) string {
 	all, err := r.Log()
 	if err != nil {

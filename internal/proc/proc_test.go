@@ -161,11 +161,18 @@ func TestChildOutlivesTheThreadThatAsked(t *testing.T) {
 	}
 	asked := make(chan error)
 	var thread int
-	go func() {
+	var ask func()
+	ask = func() {
 		runtime.LockOSThread() // and never unlocked: Go ends the thread with the goroutine
-		thread = unix.Gettid()
+		if thread = unix.Gettid(); thread == unix.Getpid() {
+			defer runtime.UnlockOSThread()
+			go ask() // on another thread: Go never ends the first one
+			<-t.Context().Done()
+			return
+		}
 		asked <- Start(cmd)
-	}()
+	}
+	go ask()
 	if err := <-asked; err != nil {
 		t.Fatal(err)
 	}

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// Role is a role of farside that runs as a child: it can be killed, and launched again. One goroutine at a time may launch and
-// end it; any may ask for its status.
+// Role is a role of farside that runs as a child: it can be killed, and launched again. One goroutine at a time may
+// launch and end it; any may ask for its status.
 type Role struct {
 	// Name of the node, and of its files in Dir: configuration, log and socket.
 	Name string
@@ -122,8 +122,8 @@ func (r *Role) endedByItself() error {
 	return fmt.Errorf("%s has ended by itself: %s; its log ends:\n%s", r.Name, how, r.LogEnd(logEnd))
 }
 
-// Stop asks it to end, as an operator does, also if it is paused. It is an error if it does not end well within limit; it is
-// killed then.
+// Stop asks it to end, as an operator does, also if it is paused. It is an error if it does not end well within
+// limit; it is killed then.
 func (r *Role) Stop(limit time.Duration) error {
 	if !r.Running() {
 		return nil
@@ -146,8 +146,8 @@ func (r *Role) Stop(limit time.Duration) error {
 	}
 }
 
-// Pause stops it where it is, until Resume or Stop. It returns when every thread stands still: the kernel needs a moment, as one
-// thread must run to stop the others.
+// Pause stops it where it is, until Resume or Stop. It returns when every thread stands still: the kernel needs a
+// moment, as one thread must run to stop the others.
 func (r *Role) Pause(ctx context.Context) error {
 	if err := r.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		return fmt.Errorf("pause %s: %w", r.Name, err)
