@@ -7,18 +7,18 @@
 //
 //   - A bit is set from the moment a writer takes the block, or [Map.MarkUsed] finds it linked at start, until
 //     [Map.Release].
-//   - An extent has at most one holder. Only the holder takes blocks of it. Any goroutine may release blocks of it at any
-//     time.
+//   - An extent has at most one holder. Only the holder takes blocks of it. Any goroutine may release blocks of it at
+//     any time.
 //   - Taking a block uses no lock and no memory shared with other writers: the holder learns the free blocks of its
 //     extent when it reserves it (a snapshot). Blocks that are released into a held extent become available at its next
 //     reservation.
-//   - A reservation has all free blocks of its extent; or, if runs of three blocks and more make up at least an eighth of
-//     the free blocks, only these runs. What it leaves out stays free.
-//   - Empty extents are handed out first, in ascending order from the last one reserved, wrapping round at the end. When
-//     none is left, partly used extents follow, the emptiest first (to the precision of the occupancy classes), in the
-//     same order within a class.
-//   - When no call is in progress, [Map.Reserve] finds every extent that has a free block and no holder: no hint is ever
-//     lost, and [ErrFull] is exact.
+//   - A reservation has all free blocks of its extent; or, if runs of three blocks and more make up at least an
+//     eighth of the free blocks, only these runs. What it leaves out stays free.
+//   - Empty extents are handed out first, in ascending order from the last one reserved, wrapping round at the end.
+//     When none is left, partly used extents follow, the emptiest first (to the precision of the occupancy classes),
+//     in the same order within a class.
+//   - When no call is in progress, [Map.Reserve] finds every extent that has a free block and no holder: no hint is
+//     ever lost, and [ErrFull] is exact.
 //   - Live data is never moved to make room.
 //   - The bitmap is never stored: it is derived at start.
 //   - Releasing a free block, or marking a used one, is a bug or a corruption. It is never ignored.

@@ -78,8 +78,9 @@ func (m *Map) Retire(first, n uint64) error {
 	return nil
 }
 
-// MarkUsedEach is [Map.MarkUsedOne] of each of bs, of which a few hundred at once are best: memory is asked for ahead, and blocks that
-// follow each other are set at once. It returns how many of them, from the front, were set; all, if there is no error.
+// MarkUsedEach is [Map.MarkUsedOne] of each of bs, of which a few hundred at once are best: memory is asked for
+// ahead, and blocks that follow each other are set at once. It returns how many of them, from the front, were set;
+// all, if there is no error.
 func (m *Map) MarkUsedEach(bs []uint64) (int, error) {
 	if m.started.Load() {
 		if len(bs) == 0 {

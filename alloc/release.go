@@ -37,8 +37,8 @@ func (m *Map) ReleaseOne(b uint64) error {
 	return err
 }
 
-// ReleaseEach is Release of blocks that lie anywhere, in the order given, and costs less than a ReleaseOne of each: the words of all
-// of them are fetched at once, and counters that all extents share are changed once.
+// ReleaseEach is Release of blocks that lie anywhere, in the order given, and costs less than a ReleaseOne of each:
+// the words of all of them are fetched at once, and counters that all extents share are changed once.
 func (m *Map) ReleaseEach(blocks []uint64) error {
 	m.Start()
 	t := total{m: m}

@@ -6,9 +6,9 @@ import (
 	"sync/atomic"
 )
 
-// Extent is a reservation: the blocks of one extent that were free when it was made, perhaps without short runs of them. It belongs to
-// one goroutine at a time. The zero value holds nothing; one value is used again and again, and allocates only
-// at its first [Map.Reserve].
+// Extent is a reservation: the blocks of one extent that were free when it was made, perhaps without short runs of
+// them. It belongs to one goroutine at a time. The zero value holds nothing; one value is used again and again, and
+// allocates only at its first [Map.Reserve].
 type Extent struct {
 	m     *Map
 	index uint64
@@ -121,9 +121,10 @@ func (m *Map) snapshot(x *Extent, e uint64) {
 // fewLong: a share of 1/fewLong of the free blocks in long runs is enough to leave the short ones alone.
 const fewLong = 8
 
-// sift leaves short runs of free blocks out of the reservation, unless they are nearly all there is. Each run costs the holder a write of
-// its own, and one that waits grows: where there is room enough its neighbours are released before it is needed. Measured with random updates over a
-// pool half full: 10.8 blocks for each write instead of 9.4; with runs of 2 and 4 as the limit it is less.
+// sift leaves short runs of free blocks out of the reservation, unless they are nearly all there is. Each run costs
+// the holder a write of its own, and one that waits grows: where there is room enough its neighbours are released
+// before it is needed. Measured with random updates over a pool half full: 10.8 blocks for each write instead of 9.4;
+// with runs of 2 and 4 as the limit it is less.
 func (x *Extent) sift() {
 	n := x.longRuns(false)
 	if n < x.left && n*fewLong >= x.left {
@@ -132,7 +133,8 @@ func (x *Extent) sift() {
 	}
 }
 
-// longRuns counts the free blocks in runs of at least three, which are worth a write of their own, and forgets the others if it is told to.
+// longRuns counts the free blocks in runs of at least three, which are worth a write of their own, and forgets the
+// others if it is told to.
 func (x *Extent) longRuns(only bool) (n uint32) {
 	var before uint64 // where in the word before such a run can start
 	for i, free := range x.free {

@@ -16,9 +16,9 @@ import (
 // Some workloads need another process: one that sends, one that is killed, one that does nothing. It is the same
 // program, started again with the name of its task in the environment; see [Assist].
 //
-// The order comes as one JSON value on its standard input, notes to it as further ones; what it reports are JSON values on
-// standard output. The end of its standard input tells it to end, so that it does not outlive the program that
-// started it, even if that is killed.
+// The order comes as one JSON value on its standard input, notes to it as further ones; what it reports are JSON
+// values on standard output. The end of its standard input tells it to end, so that it does not outlive the program
+// that started it, even if that is killed.
 
 const assistVariable = "FARSIDE_BENCH_TASK"
 

@@ -32,9 +32,9 @@ type clusterShape struct {
 // usualShape: several CGs that change all of the volume fit in the pool.
 var usualShape = clusterShape{volume: 128 << 20, pool: 640 << 20, interval: "1s", settle: 300 * time.Millisecond}
 
-// cluster is a whole installation on this machine, each role a process of its own: so many primary controls with one volume
-// each, as many secondary controls with its copy, and a manager. Controls and manager speak TCP over loopback, hosts
-// reach the volumes over Unix sockets.
+// cluster is a whole installation on this machine, each role a process of its own: so many primary controls with one
+// volume each, as many secondary controls with its copy, and a manager. Controls and manager speak TCP over loopback,
+// hosts reach the volumes over Unix sockets.
 type cluster struct {
 	o Options
 	clusterShape
@@ -48,8 +48,8 @@ type cluster struct {
 	manager     *control
 }
 
-// openCluster makes devices and starts everything; it returns when the first copy is final. interval is the manager's, in the
-// configuration's notation. Close it in any case but an error.
+// openCluster makes devices and starts everything; it returns when the first copy is final. interval is the
+// manager's, in the configuration's notation. Close it in any case but an error.
 func (r *run) openCluster(ctx context.Context, pairs int, interval string) (_ *cluster, err error) {
 	c := &cluster{o: r.o, clusterShape: r.o.cluster}
 	defer func() {

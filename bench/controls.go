@@ -119,7 +119,8 @@ type control struct {
 	listen string // where it answers status
 }
 
-// startControl runs a role from a configuration file that holds toml besides its [node] table, and waits until it answers.
+// startControl runs a role from a configuration file that holds toml besides its [node] table, and waits until it
+// answers.
 func (c *cluster) startControl(ctx context.Context, role, name, listen, toml string) (*control, error) {
 	state := filepath.Join(c.dir, name+".d")
 	if err := os.MkdirAll(state, 0o700); err != nil {

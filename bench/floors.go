@@ -150,8 +150,8 @@ func runFloors(ctx context.Context, r *run) ([]Result, error) {
 	return out, nil
 }
 
-// floorCost is the processor time of a floor, in nanoseconds for 4 KiB: it tells of the loop alone, where the rate tells of all that goes on
-// on the machine.
+// floorCost is the processor time of a floor, in nanoseconds for 4 KiB: it tells of the loop alone, where the rate
+// tells of all that goes on on the machine.
 type floorCost struct{ own, fio []float64 }
 
 func (c *floorCost) String() string {

@@ -11,8 +11,8 @@ import (
 
 const (
 	groupPairs = 4
-	// quietRate is a load at which nothing waits for a processor, but every CG brings something: an empty one would make the
-	// manager pause.
+	// quietRate is a load at which nothing waits for a processor, but every CG brings something: an empty one would
+	// make the manager pause.
 	quietRate = 400
 )
 

@@ -23,8 +23,8 @@ type grown struct {
 	updates      uint64
 }
 
-// growth updates the same number of blocks, scattered over a volume of so many bytes: each once while the table is cold,
-// then at random for d.
+// growth updates the same number of blocks, scattered over a volume of so many bytes: each once while the table is
+// cold, then at random for d.
 func (r *run) growth(ctx context.Context, bytes uint64, d time.Duration) (g grown, err error) {
 	err = inOwnThread(func() (err error) {
 		g, err = r.growthHere(ctx, bytes, d)
@@ -76,8 +76,8 @@ type scatter struct{ blocks, stride uint64 }
 
 func (s scatter) at(i uint64) engine.VBlock { return engine.VBlock(i * s.stride) }
 
-// shuffled visits 0..n-1 in an order without a pattern that a processor sees: steps of a number that has no factor in common
-// with n.
+// shuffled visits 0..n-1 in an order without a pattern that a processor sees: steps of a number that has no factor in
+// common with n.
 func (s scatter) shuffled(i uint64) engine.VBlock {
 	const step = 2654435761 // prime, and larger than any n here
 	return s.at(i * step % s.blocks)
@@ -125,8 +125,9 @@ func (s *session) awaitFolded(ctx context.Context) error {
 	}
 }
 
-// pageCost is the processor time in which the system provides a page of 4 KiB that is touched for the first time, in nanoseconds: clearing
-// it, and getting it from the host if this is a virtual machine. It is what a table that is cold cannot avoid, as often as it needs one.
+// pageCost is the processor time in which the system provides a page of 4 KiB that is touched for the first time, in
+// nanoseconds: clearing it, and getting it from the host if this is a virtual machine. It is what a table that is
+// cold cannot avoid, as often as it needs one.
 func pageCost() (ns float64, err error) {
 	const bytes, page = 64 << 20, 4096
 	mem, err := unix.Mmap(-1, 0, bytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)

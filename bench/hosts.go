@@ -29,8 +29,8 @@ func (c *cluster) places() (out []place) {
 	return out
 }
 
-// hosts are one host for each place, with requests of 4 KiB at random places, over one connection each. A place that is given
-// more than once has as many connections, which share the depth.
+// hosts are one host for each place, with requests of 4 KiB at random places, over one connection each. A place that
+// is given more than once has as many connections, which share the depth.
 type hosts struct {
 	stop    context.CancelFunc
 	running sync.WaitGroup

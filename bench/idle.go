@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// runIdle measures the processor time of controls that have nothing to do: connected, a group replicating, no host writes.
+// runIdle measures the processor time of controls that have nothing to do: connected, a group replicating, no host
+// writes.
 func runIdle(ctx context.Context, r *run) (_ []Result, err error) {
 	c, err := r.openCluster(ctx, 1, "1s")
 	if err != nil {

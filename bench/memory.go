@@ -14,9 +14,9 @@ import (
 	"github.com/farside-storage/farside/engine"
 )
 
-// inUse is memory that this process uses, in bytes: what is resident of anonymous mappings other than Go's heap, where
-// tables and buffers are, and what is live on Go's heap. Neither depends on when the collector runs; the Go runtime's own tables are
-// in it, which change by some tens of kilobytes.
+// inUse is memory that this process uses, in bytes: what is resident of anonymous mappings other than Go's heap,
+// where tables and buffers are, and what is live on Go's heap. Neither depends on when the collector runs; the Go
+// runtime's own tables are in it, which change by some tens of kilobytes.
 func inUse() (int64, error) {
 	runtime.GC()
 	runtime.GC() // the first one may only have finished a cycle that had begun
@@ -73,8 +73,8 @@ func runMemory(ctx context.Context, r *run) (out []Result, err error) {
 	return out, err
 }
 
-// mappedFull is how full the pool is when bytes per mapped block are measured, in percent: the allocator's bitmap is for
-// all blocks of the pool, the table for those that are mapped.
+// mappedFull is how full the pool is when bytes per mapped block are measured, in percent: the allocator's bitmap is
+// for all blocks of the pool, the table for those that are mapped.
 const mappedFull = 90
 
 // mappedMemory compares a pool that was just opened with the same pool when its volume is mapped.
@@ -142,8 +142,8 @@ func (r *run) openedMemory() (bytes int64, blocks uint64, err error) {
 	return after - before, blocks, err
 }
 
-// openMemory is what an open CG takes: just after the index of its table has grown, where it is most for each update, and just
-// before that happens again.
+// openMemory is what an open CG takes: just after the index of its table has grown, where it is most for each update,
+// and just before that happens again.
 func (r *run) openMemory(ctx context.Context) (out []Result, err error) {
 	var most, least []Repetition
 	var updates [2]uint64

@@ -1,7 +1,7 @@
 package bench
 
-// Judged is r with medians, spread and verdict computed from the repetitions. For programs that measure outside this package and
-// report as it does (bench/peers); r names the figure, its unit, its floor and its goal.
+// Judged is r with medians, spread and verdict computed from the repetitions. For programs that measure outside this
+// package and report as it does (bench/peers); r names the figure, its unit, its floor and its goal.
 func Judged(r Result, reps []Repetition) Result { return result(r, reps) }
 
 // AtLeast is a goal that a ratio (where there is a floor) or a value must not be below.

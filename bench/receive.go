@@ -44,8 +44,9 @@ func (r *run) receiveFloor(ctx context.Context, d time.Duration) (measured, erro
 	return m, err
 }
 
-// receiveAndWrite: bytes that another process sends over TCP on loopback are received into registered buffers and written
-// one after the other, 256 KiB at a time. It returns the processor time of the other process, too, as if it had been as long as this one's.
+// receiveAndWrite: bytes that another process sends over TCP on loopback are received into registered buffers and
+// written one after the other, 256 KiB at a time. It returns the processor time of the other process, too, as if it
+// had been as long as this one's.
 func (r *run) receiveAndWrite(ctx context.Context, d time.Duration) (m measured, sender time.Duration, err error) {
 	l, err := wire.Listen(ctx, "127.0.0.1:0")
 	if err != nil {

@@ -15,10 +15,11 @@ import (
 	"github.com/farside-storage/farside/engine"
 )
 
-// The floor of what a manager does with several controls: a message to each of as many processes, and an answer from each.
-// Both ends use blocking system calls on one thread, and nothing else.
+// The floor of what a manager does with several controls: a message to each of as many processes, and an answer from
+// each. Both ends use blocking system calls on one thread, and nothing else.
 
-// roundMessage is the length of a message either way: about what HOLD, HELD, THAW and their like take with frame header and group name.
+// roundMessage is the length of a message either way: about what HOLD, HELD, THAW and their like take with frame
+// header and group name.
 const roundMessage = 96
 
 const (

@@ -242,8 +242,8 @@ func (s *session) putAt(v engine.VBlock) error {
 	return s.w.Put(s.vol, s.cg, v, s.one[:])
 }
 
-// updates puts up to most random blocks, as many as there is memory for at once, the way a receiver puts what one read from its socket
-// brought. It returns how many.
+// updates puts up to most random blocks, as many as there is memory for at once, the way a receiver puts what one
+// read from its socket brought. It returns how many.
 func (s *session) updates(most int) (int, error) {
 	return s.putSome(most, func() engine.VBlock { return engine.VBlock(s.rng.below(s.blocks)) })
 }

@@ -15,8 +15,8 @@ import (
 	"syscall"
 )
 
-// peersFolder holds the module that compares with other stores. It is built from source for each run: this program does not depend
-// on what it is compared with.
+// peersFolder holds the module that compares with other stores. It is built from source for each run: this program
+// does not depend on what it is compared with.
 const peersFolder = "bench/peers"
 
 // runPeers has the peers' own program measure. It makes its loop device itself, with the run's kind, size and times.

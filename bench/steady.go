@@ -29,7 +29,8 @@ type steady struct {
 	full     int
 	instants []instant // one for each second, or more of them in a short run
 	longest  time.Duration
-	// floor is that of sequential writes, random that of random 4 KiB writes, in blocks per second: means of before and after.
+	// floor is that of sequential writes, random that of random 4 KiB writes, in blocks per second: means of before
+	// and after.
 	floor, random float64
 	groups        uint64
 }

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// formed is what the manager's audit log says of a CG that became final: when all primaries were held, LINK was sent to all, the
-// decision was durable, and the last secondary had made it final.
+// formed is what the manager's audit log says of a CG that became final: when all primaries were held, LINK was sent
+// to all, the decision was durable, and the last secondary had made it final.
 type formed struct {
 	cg                        uint64
 	cut, link, decided, ended time.Time
@@ -104,8 +104,8 @@ func between(byCG map[uint64]*formed, from, to time.Time) (out []formed) {
 	return out
 }
 
-// ages are the ages that the recovery point had each time just before the next one: the worst of each CG. A recovery point counts
-// from when its CG is final on the last secondary.
+// ages are the ages that the recovery point had each time just before the next one: the worst of each CG. A recovery
+// point counts from when its CG is final on the last secondary.
 func ages(cgs []formed) (out []time.Duration) {
 	for i := 1; i < len(cgs); i++ {
 		out = append(out, cgs[i].ended.Sub(cgs[i-1].cut))

@@ -143,7 +143,8 @@ func (c *compared) quiesced(ctx context.Context) error {
 	})
 }
 
-// lacksQemu says whether the workload is to be left out: there is nothing to compare with, and it is not the only one asked for.
+// lacksQemu says whether the workload is to be left out: there is nothing to compare with, and it is not the only one
+// asked for.
 func (r *run) lacksQemu(name string) bool {
 	_, err := exec.LookPath("qemu-nbd")
 	if err == nil || len(r.o.Names) == 1 {

@@ -72,8 +72,8 @@ type CheckVolume struct {
 	Name   string `json:"name"`
 	Size   uint64 `json:"size"`
 	Mapped uint64 `json:"mapped"` // blocks, as of the final CG
-	// Standing in the group ("unattached", "awaited" or "set aside"), the CG since which the volume is whole, and the one that it
-	// shows if it is set aside; CG 0: none.
+	// Standing in the group ("unattached", "awaited" or "set aside"), the CG since which the volume is whole, and the
+	// one that it shows if it is set aside; CG 0: none.
 	Standing   string `json:"standing"`
 	WholeSince uint64 `json:"whole_since"`
 	SetAsideAt uint64 `json:"set_aside_at,omitempty"`

@@ -45,8 +45,8 @@ func (l Line) String() string {
 	return fmt.Sprintf("%-16s %12d  %s", l.Structure, l.Offset, l.Text)
 }
 
-// Dump prints structures of a pool that nobody has open, line by line, and changes nothing. Damage is printed where it is
-// found. The error is that of emit, or says why nothing more can be read.
+// Dump prints structures of a pool that nobody has open, line by line, and changes nothing. Damage is printed where
+// it is found. The error is that of emit, or says why nothing more can be read.
 func Dump(devs ring.Devices, sections []Section, emit func(Line) error) error {
 	for _, s := range sections {
 		if !slices.Contains(DumpSections(), s) {

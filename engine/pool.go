@@ -22,21 +22,21 @@ type Options struct {
 	ReadWorkers int
 	// QueueDepth of the read rings; 0: 128.
 	QueueDepth int
-	// ReadArenas is memory for reads, registered with the read rings where the kernel allows it: a read into it costs no
-	// page pinning. Reads into other memory work as well. It must outlive the pool. Not used with Manual.
+	// ReadArenas is memory for reads, registered with the read rings where the kernel allows it: a read into it costs
+	// no page pinning. Reads into other memory work as well. It must outlive the pool. Not used with Manual.
 	ReadArenas []*ring.Arena
 	// WriterBuffers and WriterBufferBlocks size each writer's buffers; 0: 16 of 128 blocks (8 MiB).
 	WriterBuffers, WriterBufferBlocks int
-	// OnComplete is called for each CG that became complete. OnFailure is called once, with the reason why the pool stopped
-	// acknowledging. Both run on the control loop and must not block.
+	// OnComplete is called for each CG that became complete. OnFailure is called once, with the reason why the pool
+	// stopped acknowledging. Both run on the control loop and must not block.
 	OnComplete func(group string, cg uint64)
 	OnFailure  func(error)
-	// OnRefused is called for a CG that was sealed on every volume and can never become complete, with the reason. The CG was
-	// forgotten; its updates must be sent again, in smaller CGs if it was too large. It runs on the control loop and must not
-	// block.
+	// OnRefused is called for a CG that was sealed on every volume and can never become complete, with the reason.
+	// The CG was forgotten; its updates must be sent again, in smaller CGs if it was too large. It runs on the
+	// control loop and must not block.
 	OnRefused func(group string, cg uint64, err error)
-	// Pause is called between the steps of a call that waits, if the pool is Manual. A simulator can let other things happen
-	// there; these may step the pool.
+	// Pause is called between the steps of a call that waits, if the pool is Manual. A simulator can let other things
+	// happen there; these may step the pool.
 	Pause func()
 	// Arenas provides memory for device I/O; nil: it is mapped when needed. Only with Manual.
 	Arenas *ring.Arenas
@@ -297,8 +297,8 @@ func (p *Pool) retire(r prange, cause error) {
 	})
 }
 
-// recordRetired makes it durable that a range is bad. Where a CG holds the journal there is no room for that: the catalog of the next
-// checkpoint has it, and a restart before that would find the range bad once more, and free.
+// recordRetired makes it durable that a range is bad. Where a CG holds the journal there is no room for that: the
+// catalog of the next checkpoint has it, and a restart before that would find the range bad once more, and free.
 func (c *control) recordRetired(r prange) {
 	if !c.journal.admits(recRetired, false) {
 		c.relieveJournal()

@@ -169,7 +169,8 @@ type verifier struct {
 	sums   []uint64
 }
 
-// endAll ends device reads. Their callers may start them again before it returns, but not before every block was summed up.
+// endAll ends device reads. Their callers may start them again before it returns, but not before every block was
+// summed up.
 func (v *verifier) endAll(calls []*ring.Call) {
 	v.blocks = v.blocks[:0]
 	for _, call := range calls {

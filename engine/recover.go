@@ -110,7 +110,8 @@ func (p *Pool) recover() (err error) {
 	return nil
 }
 
-// recoveryBytes is how much memory for I/O a recovery wants: what is the journal's and the checkpointer's afterwards, and scratch.
+// recoveryBytes is how much memory for I/O a recovery wants: what is the journal's and the checkpointer's afterwards,
+// and scratch.
 const recoveryBytes = windowBytes + scratchBlocks*BlockSize
 
 const windowBytes = (journalBuffers + checkpointBuffers) * pieceBytes

@@ -93,8 +93,8 @@ func (j *journalReader) read(pos journalPos) (records []byte, next journalPos, f
 	})
 }
 
-// follow looks for the piece at pos. It is where pos says, or, if it would not have fitted there, at the start of the next lap. fetch
-// returns as many blocks as are there, up to those of the largest piece.
+// follow looks for the piece at pos. It is where pos says, or, if it would not have fitted there, at the start of the
+// next lap. fetch returns as many blocks as are there, up to those of the largest piece.
 func (j *journalReader) follow(pos journalPos, fetch func(block uint64) ([]byte, error)) (records []byte, next journalPos, found bool, err error) {
 	lap := placePiece(pos.block, pieceMaxBlocks, j.size)
 	for _, at := range []uint64{pos.block, lap} {
@@ -112,7 +112,8 @@ func (j *journalReader) follow(pos journalPos, fetch func(block uint64) ([]byte,
 	return nil, pos, false, nil
 }
 
-// at looks for piece pos.seq in what was read from block start of the ring on: itself, or, if its first copy is damaged, its twin.
+// at looks for piece pos.seq in what was read from block start of the ring on: itself, or, if its first copy is
+// damaged, its twin.
 func (j *journalReader) at(start uint64, buf []byte, pos journalPos) (p piece, records []byte, ok bool) {
 	two := len(buf) >= 2*BlockSize
 	if p, records, ok = j.parse(buf, pos); ok {

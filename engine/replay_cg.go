@@ -5,9 +5,9 @@ import (
 	"unsafe"
 )
 
-// building is a CG of which parts were replayed. Most CGs of a journal are final before it ends, and nobody looks anything up in
-// them: their entries are kept as they come, which is in table order, and go straight into the pointer tables. Only a CG that
-// is not final when the journal has ended gets an index.
+// building is a CG of which parts were replayed. Most CGs of a journal are final before it ends, and nobody looks
+// anything up in them: their entries are kept as they come, which is in table order, and go straight into the pointer
+// tables. Only a CG that is not final when the journal has ended gets an index.
 type building struct {
 	live    *liveCG
 	memory  *replayMemory

@@ -6,10 +6,10 @@ import (
 	"github.com/farside-storage/farside/internal/plant"
 )
 
-// G: what recovery has read may be gone with the next loss of power: it was never flushed, or its flush failed, after which
-// a device may show what it will never keep. A flush alone would not bring that back. So the root, and
-// the pieces of the journal that no later piece says were flushed, are written again as they are, and flushed; all
-// else was durable before they were written. From here on it is acknowledged.
+// G: what recovery has read may be gone with the next loss of power: it was never flushed, or its flush failed, after
+// which a device may show what it will never keep. A flush alone would not bring that back. So the root, and the
+// pieces of the journal that no later piece says were flushed, are written again as they are, and flushed; all else
+// was durable before they were written. From here on it is acknowledged.
 func (r *recovery) secure() error {
 	if plant.On(plant.FlushAtOpen) {
 		return nil

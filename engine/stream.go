@@ -5,8 +5,8 @@ import "github.com/farside-storage/farside/ring"
 // streamPiece is the most that one read of a stream brings, in bytes.
 const streamPiece = pieceBytes
 
-// stream reads pieces of device 0 one after the other, with as many reads in flight as its memory has slots: while one is
-// worked on, the next ones are on their way. It is for opening a pool, where nothing else goes on.
+// stream reads pieces of device 0 one after the other, with as many reads in flight as its memory has slots: while
+// one is worked on, the next ones are on their way. It is for opening a pool, where nothing else goes on.
 //
 // Piece i stands at the start of slot i % slots, so that neighbours are neighbours in memory too, but for the
 // last slot and the first.
@@ -29,8 +29,8 @@ func newStream(io *controlIO, mem []byte, n int, where func(i int) (block, n uin
 	return &stream{io: io, slots: make([]streamSlot, len(mem)/streamPiece), mem: mem, where: where, n: n}
 }
 
-// need returns once pieces i to k have been read, and gives the memory of all before i to those that come next. Pieces are
-// needed in ascending order, fewer at once than there are slots.
+// need returns once pieces i to k have been read, and gives the memory of all before i to those that come next.
+// Pieces are needed in ascending order, fewer at once than there are slots.
 func (s *stream) need(i, k int) error {
 	s.first = max(s.first, i)
 	s.asked = max(s.asked, s.first)

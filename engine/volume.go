@@ -23,11 +23,12 @@ type Volume struct {
 	member atomic.Pointer[Membership] // any goroutine may load it; the control loop stores
 }
 
-// ID identifies the volume in its pool for ever: a volume that is deleted and created again under its name gets another.
+// ID identifies the volume in its pool for ever: a volume that is deleted and created again under its name gets
+// another.
 func (v *Volume) ID() uint32 { return v.id }
 
-// Holds reports whether a final CG has written to the volume since it was created. If not, all of it reads as zeros. Data
-// that was overwritten with zeros since counts too.
+// Holds reports whether a final CG has written to the volume since it was created. If not, all of it reads as zeros.
+// Data that was overwritten with zeros since counts too.
 func (v *Volume) Holds(ctx context.Context) (bool, error) {
 	var holds atomic.Bool // ctx may end while the control loop is answering
 	err := v.pool.call(ctx, func(reply func(error)) {
@@ -249,8 +250,9 @@ func (p *Pool) addVolume(g *Group, id uint32, name string, size uint64, m Member
 	return v, nil
 }
 
-// DeleteVolume removes a volume and releases its blocks. The volume must not be bound to a writer. No CG that has blocks
-// of it may be between complete and folded; while the group waits for the volume (see [Awaited]), no CG at all.
+// DeleteVolume removes a volume and releases its blocks. The volume must not be bound to a writer. No CG that has
+// blocks of it may be between complete and folded; while the group waits for the volume (see [Awaited]), no CG at
+// all.
 func (p *Pool) DeleteVolume(ctx context.Context, group, name string) error {
 	g, err := p.Group(group)
 	if err != nil {
@@ -277,7 +279,8 @@ func (p *Pool) DeleteVolume(ctx context.Context, group, name string) error {
 // inProgress says whether a CG that is being completed, or complete and not folded, may be about the volume.
 func (g *Group) inProgress(v *Volume) bool {
 	if v.Membership().Standing == Awaited {
-		// A CG of which some volume is sealed would become complete without this one, though its primary may have sent all of it.
+		// A CG of which some volume is sealed would become complete without this one, though its primary may have
+		// sent all of it.
 		sealed := func(s *sealedCG) bool { return len(s.volumes) > 0 }
 		return len(g.live) > 0 || g.pool.ctl.completing(g) || slices.ContainsFunc(g.sealed, sealed)
 	}
@@ -288,7 +291,8 @@ func (g *Group) inProgress(v *Volume) bool {
 		slices.ContainsFunc(g.pool.ctl.completions, func(j *completion) bool { return j.g == g && has(j.cg) })
 }
 
-// firstStanding is that of a volume made now. Where nothing is complete, nothing stands still when the group waits for it.
+// firstStanding is that of a volume made now. Where nothing is complete, nothing stands still when the group waits
+// for it.
 func (g *Group) firstStanding() Standing {
 	if g.state.complete > 0 || g.pool.ctl.completing(g) {
 		return Unattached

@@ -14,8 +14,8 @@ const (
 	auditFiles    = 4        // rotated files kept besides the current one
 )
 
-// AuditLog keeps what a manager did, control by control: one JSON object per line, appended to a file that is rotated, and the newest
-// entries that are not [Entry.Routine] in memory. Any goroutine may use it.
+// AuditLog keeps what a manager did, control by control: one JSON object per line, appended to a file that is
+// rotated, and the newest entries that are not [Entry.Routine] in memory. Any goroutine may use it.
 type AuditLog struct {
 	mu    sync.Mutex
 	path  string

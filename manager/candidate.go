@@ -13,8 +13,9 @@ import (
 	"github.com/farside-storage/farside/wire"
 )
 
-// Candidate is one of several managers of the same groups: a [Node] while it leads, and otherwise an answer to tools, that it stands by and
-// who leads. Every term begins a new epoch, as a start does: it fences, asks the controls and goes on or reverts.
+// Candidate is one of several managers of the same groups. While it leads it runs a [Node]; otherwise it only tells
+// tools that it stands by, and who leads. Like a start, every term begins a new epoch: it fences the controls, asks
+// them what they show, and goes on or reverts.
 type Candidate struct {
 	opts     Options
 	election Election
@@ -64,7 +65,8 @@ func (c *Candidate) Addr() net.Addr {
 	return c.listener.Addr()
 }
 
-// Run stands for election, leads, and stands again, until ctx ends (nil) or going on is of no use. It may be called once.
+// Run stands for election, leads, and stands again, until ctx ends (nil) or going on is of no use. It may be called
+// once.
 func (c *Candidate) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var tools sync.WaitGroup

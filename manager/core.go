@@ -142,8 +142,8 @@ type Core struct {
 	timer     time.Time
 	nextID    uint64
 	prim, sec []*member
-	// members are the controls as the operator left them, durable when membersID is 0; prim and sec are those that take part,
-	// joining those that will.
+	// members are the controls as the operator left them, durable when membersID is 0; prim and sec are those that
+	// take part, joining those that will.
 	members    Members
 	membersID  uint64 // Persist in flight, 0 none
 	leaving    bool   // leavers has some
@@ -371,8 +371,8 @@ func (c *Core) onReceived(ev Received) {
 	}
 }
 
-// mine filters answers that are not for this group and epoch. An unsolicited Complete or Lost may carry the epoch the peer
-// knew when it was sent, so a lower one is let through there: the CG number decides.
+// mine filters answers that are not for this group and epoch. An unsolicited Complete or Lost may carry the epoch the
+// peer knew when it was sent, so a lower one is let through there: the CG number decides.
 func (c *Core) mine(m *member, msg wire.Commanded) bool {
 	h := msg.Head()
 	if h.Group != c.group.Name {

@@ -112,7 +112,8 @@ func assessLog(d Decision, controls []ControlState) Plan {
 	return Plan{Row: RowLog, Action: PlanNothing, CG: d.CG, Why: fmt.Sprintf("the log's newest decision is CG %d, and every control has it final", d.CG)}
 }
 
-// isNew says whether a control joined the group after the decision: its first CG will bring a whole copy. That CG it may link.
+// isNew says whether a control joined the group after the decision: its first CG will bring a whole copy. That CG it
+// may link.
 func isNew(d Decision, c ControlState) bool {
 	return c.Final == 0 && !contains(d.Secondaries, c.Name)
 }
@@ -199,7 +200,8 @@ func refuse(controls []ControlState, why string) Plan {
 		why, strings.Join(parts, "; "), next)}
 }
 
-// newcomers says what there is to choose between if some controls never had a final CG and others have; "" if that is not so.
+// newcomers says what there is to choose between if some controls never had a final CG and others have; "" if that is
+// not so.
 func newcomers(controls []ControlState) string {
 	var fresh, others []ControlState
 	for _, c := range controls {

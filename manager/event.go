@@ -18,7 +18,8 @@ type (
 		Peer     string
 		Instance wire.UUID
 	}
-	// Disconnected says that the connection to a peer is gone, nothing of it arrives any more; or that an attempt to connect failed.
+	// Disconnected says that the connection to a peer is gone, nothing of it arrives any more; or that an attempt to
+	// connect failed.
 	Disconnected struct{ Peer, Reason string }
 	// Received is a message of a peer; the core does not keep it.
 	Received struct {
@@ -76,7 +77,8 @@ type (
 	// Reconnect asks for the connection to a peer to be closed (Disconnected follows) and made anew: the peer left
 	// a command unanswered.
 	Reconnect struct{ Peer, Reason string }
-	// Join asks for a connection to a control that the group had no part of; Connected follows, at once if there is one.
+	// Join asks for a connection to a control that the group had no part of; Connected follows, at once if there is
+	// one.
 	Join struct {
 		Peer string
 		Role wire.Role
@@ -175,8 +177,8 @@ const (
 	EntryAlert       EntryKind = "alert"        // an alert was raised or ended
 )
 
-// Routine says whether an entry belongs to a CG that is formed as it should be. Such entries are in the file only, or they
-// would drive the others out of memory within seconds.
+// Routine says whether an entry belongs to a CG that is formed as it should be. Such entries are in the file only, or
+// they would drive the others out of memory within seconds.
 func (e Entry) Routine() bool {
 	switch e.Kind {
 	case EntryCut, EntryLink, EntryDecided, EntryFinal:

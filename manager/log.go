@@ -44,11 +44,12 @@ var (
 const logFormat = 1
 
 // boltLog keeps the log in one bbolt file: bucket "groups", in it one bucket per group with the keys epoch, reserved
-// (u64, big-endian), settings (JSON), members (JSON), paused (one byte) and the bucket decided: CG number (u64, big-endian) to Decision (JSON).
+// (u64, big-endian), settings (JSON), members (JSON), paused (one byte) and the bucket decided: CG number (u64,
+// big-endian) to Decision (JSON).
 type boltLog struct{ db *bolt.DB }
 
-// OpenLog opens the decision log in a bbolt file, and makes it if it does not exist. The file is locked: a second manager on it is
-// refused.
+// OpenLog opens the decision log in a bbolt file, and makes it if it does not exist. The file is locked: a second
+// manager on it is refused.
 func OpenLog(path string) (Log, error) {
 	_, statErr := os.Stat(path)
 	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second})

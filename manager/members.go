@@ -12,8 +12,8 @@ import (
 	"github.com/farside-storage/farside/wire"
 )
 
-// Members are the controls of a group once an operator changed them while it ran. They are kept in the decision log, and have
-// priority over the configuration from then on: see "Members" in the package comment.
+// Members are the controls of a group once an operator changed them while it ran. They are kept in the decision log,
+// and have priority over the configuration from then on: see "Members" in the package comment.
 type Members struct {
 	// Version counts the changes, from 1.
 	Version     uint64   `json:"version"`
@@ -218,8 +218,8 @@ func (c *Core) leavers() []string {
 	return without(memberNames(slices.Concat(c.prim, c.sec, c.joining)), stay)
 }
 
-// changeMembers lets removed controls go, and takes joining ones in, if this is a boundary: nothing is between its cut and its
-// decision. At such a moment a start of a manager with the new list would come to the same.
+// changeMembers lets removed controls go, and takes joining ones in, if this is a boundary: nothing is between its
+// cut and its decision. At such a moment a start of a manager with the new list would come to the same.
 func (c *Core) changeMembers() {
 	if c.membersID != 0 {
 		return // not durable yet
@@ -236,7 +236,8 @@ func (c *Core) changeMembers() {
 	case c.st == StateIdle:
 		c.takeIn()
 	case c.st == StateDrain && slices.ContainsFunc(c.joining, ready):
-		// The CG may be waiting for this very control, as a secondary does that has volumes of a primary that joins; and a first copy lasts.
+		// The CG may be waiting for this very control, as a secondary does that has volumes of a primary that joins;
+		// and a first copy lasts.
 		c.abandon(CauseMembers, "a control is ready to join")
 	case c.st == StateDrain && c.leaving:
 		// Or for one that was removed, or for what that had in common with one that left before.
@@ -281,8 +282,8 @@ func (c *Core) takeIn() {
 	}
 }
 
-// admit makes it durable that a joining control is a member. One that took part before, and comes with volumes that are made anew,
-// has no part in what was decided any more.
+// admit makes it durable that a joining control is a member. One that took part before, and comes with volumes that
+// are made anew, has no part in what was decided any more.
 func (c *Core) admit(m *member) {
 	c.members = c.members.joined(m.name)
 	durable := c.members
@@ -330,7 +331,8 @@ func (c *Core) join(m *member) {
 	slices.SortFunc(*list, func(a, b *member) int { return strings.Compare(a.name, b.name) })
 	c.group.Primaries, c.group.Secondaries = memberNames(c.prim), memberNames(c.sec)
 	c.audit(EntryMembers, c.open, m.name, "", "takes part from the next CG on")
-	// Its primaries may have sent it CGs that nobody had it link. It begins with the others: nothing but what is final, and an open CG.
+	// Its primaries may have sent it CGs that nobody had it link. It begins with the others: nothing but what is
+	// final, and an open CG.
 	c.abandon(CauseMembers, m.name+" joins the group")
 }
 

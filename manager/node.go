@@ -165,8 +165,8 @@ func NewNode(ctx context.Context, o Options) (*Node, error) {
 }
 
 func (n *Node) addGroup(g GroupOptions) error {
-	// Microseconds since 1970 as floor: a lost log cannot bring back an old epoch, and two managers that share no log do not
-	// get the same one.
+	// Microseconds since 1970 as floor: a lost log cannot bring back an old epoch, and two managers that share no log
+	// do not get the same one.
 	rec, err := n.opts.Log.Begin(g.Name, uint64(max(0, time.Now().UnixMicro())))
 	if err != nil {
 		return err
@@ -185,8 +185,8 @@ func (n *Node) addGroup(g GroupOptions) error {
 	return n.audit(Entry{Time: time.Now(), Group: g.Name, Epoch: rec.Epoch, CG: rec.Decided.CG, Kind: EntryStart, Did: "manager " + n.opts.Name + " took over"})
 }
 
-// peerOf finds or makes the peer of a control. One that the options do not name was added while the group ran; its name is
-// its address.
+// peerOf finds or makes the peer of a control. One that the options do not name was added while the group ran; its
+// name is its address.
 func (n *Node) peerOf(name string, role wire.Role) *peer {
 	if p := n.peers[name]; p != nil {
 		return p
@@ -416,8 +416,8 @@ func (n *Node) Tune(ctx context.Context, group string, object []byte) error {
 	})
 }
 
-// AddControl adds a control to a running group; durable when it returns. It takes part once it is connected and a CG has
-// ended: see "Members" in the package comment.
+// AddControl adds a control to a running group; durable when it returns. It takes part once it is connected and a CG
+// has ended: see "Members" in the package comment.
 func (n *Node) AddControl(ctx context.Context, group, name, role string) error {
 	if p, elsewhere := n.controlRole(name); elsewhere && p != role {
 		return fmt.Errorf("manager: control %s is a %s: %w: %w", name, p, ErrMembers, wire.ErrState)

@@ -17,8 +17,8 @@ const (
 	sendQueue   = 1024 // messages to one peer; far more than are ever outstanding
 )
 
-// peer is one control. Its goroutine dials, greets and reads, again and again; what it learns goes to the loop in order:
-// connected, messages, disconnected.
+// peer is one control. Its goroutine dials, greets and reads, again and again; what it learns goes to the loop in
+// order: connected, messages, disconnected.
 type peer struct {
 	node *Node
 	Control

@@ -218,8 +218,9 @@ func (c *Core) drained() bool {
 	return c.st == StateDrain && all(c.prim, func(m *member) bool { return m.drained })
 }
 
-// askVacant has secondaries complete the CG that wait for no volume of it: nothing comes that would make it complete there. See "Vacant secondaries" in
-// the package comment. Whoever is vacant and has not said so yet does with the next poll; who is not any more takes no notice.
+// askVacant has secondaries complete the CG that wait for no volume of it: nothing comes that would make it complete
+// there. See "Vacant secondaries" in the package comment. Whoever is vacant and has not said so yet does with the
+// next poll; who is not any more takes no notice.
 func (c *Core) askVacant() {
 	if !c.drained() {
 		return
@@ -361,8 +362,8 @@ func (c *Core) tryFinish() {
 	c.reserveMore()
 }
 
-// pauseWhenIdle keeps continuous replication from spinning on a group that nobody writes: it is nothing after a CG that brought something,
-// and after each one in a row that was empty twice as long as before.
+// pauseWhenIdle keeps continuous replication from spinning on a group that nobody writes: it is nothing after a CG
+// that brought something, and after each one in a row that was empty twice as long as before.
 func (c *Core) pauseWhenIdle() time.Duration {
 	if all(c.prim, func(m *member) bool { return m.blocks == 0 }) {
 		c.idlePause = min(idleMost, max(idleLeast, 2*c.idlePause))

@@ -23,9 +23,10 @@ func (c *Core) tryPlan() {
 	c.planFromControls(p)
 }
 
-// firstUnknown is the highest number that a manager can have used whose log was lost before any secondary had received anything: CG 1, and
-// CG 2, which is open as soon as CG 1 is cut. What a primary sent of them may still be on its way to a secondary, and must not be
-// taken for a part of a CG that this manager forms. (Anything given up was discarded on the secondaries, which they report.)
+// firstUnknown is the highest number that a manager can have used whose log was lost before any secondary had
+// received anything: CG 1, and CG 2, which is open as soon as CG 1 is cut. What a primary sent of them may still be
+// on its way to a secondary, and must not be taken for a part of a CG that this manager forms. (Anything given up was
+// discarded on the secondaries, which they report.)
 const firstUnknown = 2
 
 // raiseNumbers makes sure that no CG number seen anywhere is given out again, should the log not know it.
@@ -96,7 +97,8 @@ func (c *Core) planFromControls(p Plan) {
 		c.final = p.CG
 		c.decided = Decision{CG: p.CG, Primaries: memberNames(c.prim), Secondaries: memberNames(c.sec)}
 		if p.CG > 0 {
-			// The controls prove it; without a record, a control that joins later would make the next start refuse to decide.
+			// The controls prove it; without a record, a control that joins later would make the next start refuse to
+			// decide.
 			d := c.decided
 			c.persist(Record{Decided: &d})
 			c.noteFinal(p.CG)

@@ -13,8 +13,8 @@ func (l *boltLog) Where() string { return l.db.Path() }
 // standingTimeout bounds the question why the log is silent.
 const standingTimeout = 2 * time.Second
 
-// unconfirmed is the error of a change that the decision log did not take before ctx ended: it says which log, and why if
-// that is known.
+// unconfirmed is the error of a change that the decision log did not take before ctx ended: it says which log, and
+// why if that is known.
 func (n *Node) unconfirmed(ctx context.Context, group string) error {
 	if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return ctx.Err()

@@ -30,8 +30,8 @@ func NewArena(size int) (*Arena, error) {
 // hugePage is the size of a huge page on amd64, and on arm64 with pages of 4 KiB.
 const hugePage = 2 << 20
 
-// mapArena maps memory; from the size of a huge page on in huge pages, where the kernel has some: it then accounts for one
-// piece of a registered buffer instead of one for every 4 KiB.
+// mapArena maps memory; from the size of a huge page on in huge pages, where the kernel has some: it then accounts
+// for one piece of a registered buffer instead of one for every 4 KiB.
 func mapArena(size int) ([]byte, error) {
 	spare := 0
 	if size >= hugePage {

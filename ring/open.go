@@ -11,8 +11,8 @@ import (
 type Kind uint8
 
 const (
-	// Auto is io_uring, or Plain where io_uring is forbidden; then the notice of every device says so, with the reason. Not
-	// for production: a control should not lose most of its speed unnoticed.
+	// Auto is io_uring, or Plain where io_uring is forbidden; then the notice of every device says so, with the
+	// reason. Not for production: a control should not lose most of its speed unnoticed.
 	Auto Kind = iota
 	// Uring is io_uring, or an error.
 	Uring
@@ -111,8 +111,8 @@ func openPlain(paths []string, o OpenOptions) (*plainDevices, error) {
 	return &plainDevices{set}, nil
 }
 
-// deviceSet is what both kinds of opened devices share. Immutable after opening, but for the descriptor of a device that is closed by
-// itself: nobody may use it then.
+// deviceSet is what both kinds of opened devices share. Immutable after opening, but for the descriptor of a device
+// that is closed by itself: nobody may use it then.
 type deviceSet struct {
 	infos []DeviceInfo
 	fds   []int // -1: closed

@@ -17,8 +17,8 @@ const (
 	// OpWriteZeroes makes Len bytes at Off read as zeros; volatile until a flush. It works on every
 	// device: where the device has no such command, zeros are written.
 	OpWriteZeroes
-	// OpForget gives the device up: the queue has no part in it any more, which lets it be closed ([DeviceCloser]) before the queue is.
-	// No other request for the device may be in flight, or follow.
+	// OpForget gives the device up: the queue has no part in it any more, which lets it be closed ([DeviceCloser])
+	// before the queue is. No other request for the device may be in flight, or follow.
 	OpForget
 )
 
@@ -82,12 +82,12 @@ type QueueOptions struct {
 	// of them costs no page pinning. They must outlive the queue. Registering pins (and so
 	// touches) all of an arena's memory.
 	Arenas []*Arena
-	// Unwoken says that Wake need not interrupt a Reap that waits for several completions: Wake is called only to close the
-	// queue, or what it announces may wait that long. Such a Reap then sleeps once, where the kernel can do that, instead of
-	// once per completion.
+	// Unwoken says that Wake need not interrupt a Reap that waits for several completions: Wake is called only to
+	// close the queue, or what it announces may wait that long. Such a Reap then sleeps once, where the kernel can do
+	// that, instead of once per completion.
 	Unwoken bool
-	// Notice, if set, is called by NewQueue with a sentence about each thing that works less well than it could, such as
-	// registered buffers that the kernel refused.
+	// Notice, if set, is called by NewQueue with a sentence about each thing that works less well than it could, such
+	// as registered buffers that the kernel refused.
 	Notice func(string)
 }
 
@@ -125,7 +125,7 @@ type Devices interface {
 
 // DeviceCloser is implemented by [Devices] of which one can be closed before the others, as those that Open gives can.
 type DeviceCloser interface {
-	// CloseDevice closes one device. Every queue must have forgotten it before ([OpForget]); others go on. The kernel may take a moment
-	// longer to let go of it. A second call changes nothing.
+	// CloseDevice closes one device. Every queue must have forgotten it before ([OpForget]); others go on. The kernel
+	// may take a moment longer to let go of it. A second call changes nothing.
 	CloseDevice(device int) error
 }

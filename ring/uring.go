@@ -74,7 +74,8 @@ type uringQueue struct {
 	// thread is the owner's, as the kernel numbers it.
 	thread int
 	slots  slots
-	// ended lists requests that the kernel never sees, until Reap reports them: those that failed their check, and OpForget.
+	// ended lists requests that the kernel never sees, until Reap reports them: those that failed their check, and
+	// OpForget.
 	ended []uint32
 	fixed []fixedBuffer
 	// zeroBy is how write-zeroes is done on each device: the first way that it accepts.

@@ -15,7 +15,8 @@ type Call struct {
 	// Done runs on the worker's goroutine when the request has ended. It must not
 	// block; it may hand further calls to the worker, this one included.
 	Done func(*Call)
-	// Owner belongs to the caller. A worker of [NewThroughputWorker] passes calls with an Owner to its function together.
+	// Owner belongs to the caller. A worker of [NewThroughputWorker] passes calls with an Owner to its function
+	// together.
 	Owner any
 
 	next *Call // link of the worker's inbox and backlog; the worker's from Go to Done

@@ -16,12 +16,12 @@ type Options struct {
 	// IdleTimeout is how long the peer may send nothing before reads fail with ErrSilent. It also bounds
 	// Dial. The two sides of a connection need not agree on it, as long as both have at least a second. Default 3 s.
 	IdleTimeout time.Duration
-	// WriteTimeout is how long a write may make no progress: a peer that takes in nothing is of no use, even if it sends
-	// signs of life. Default 3 s.
+	// WriteTimeout is how long a write may make no progress: a peer that takes in nothing is of no use, even if it
+	// sends signs of life. Default 3 s.
 	WriteTimeout time.Duration
-	// StallTimeout takes the place of WriteTimeout for writes of a primary to a secondary that sends signs of life. Such a
-	// secondary may push back because its pool is full: it then repeats its Credit, and each Credit restarts the timeout. Or
-	// its devices hang. Default 10 times WriteTimeout.
+	// StallTimeout takes the place of WriteTimeout for writes of a primary to a secondary that sends signs of life.
+	// Such a secondary may push back because its pool is full: it then repeats its Credit, and each Credit restarts
+	// the timeout. Or its devices hang. Default 10 times WriteTimeout.
 	StallTimeout time.Duration
 }
 
@@ -50,9 +50,9 @@ func (o Options) withDefaults() Options {
 // then one goroutine reads (Next, Payload), and any number write.
 //
 // Keepalive is automatic. From the handshake on, a goroutine sends Ping when nothing else was sent or nothing was
-// received, and answers the Pings that Next reads; Next returns neither Ping nor Pong. So a live peer is never silent for
-// longer than half of IdleTimeout, however busy its reader is. The reader itself never writes: two peers that both wait
-// to write would otherwise wait for each other.
+// received, and answers the Pings that Next reads; Next returns neither Ping nor Pong. So a live peer is never silent
+// for longer than half of IdleTimeout, however busy its reader is. The reader itself never writes: two peers that
+// both wait to write would otherwise wait for each other.
 //
 // A peer that sends signs of life but takes in nothing is given up after WriteTimeout, or after StallTimeout if it is a
 // secondary and this side its primary. Then the write fails with ErrStalled, and so does the read.
@@ -111,7 +111,8 @@ func (c *Conn) arm() error {
 	return c.nc.SetWriteDeadline(c.due)
 }
 
-// again says whether a write that failed after n bytes goes on (nil): its time is over, but not the peer's. Else it says why not.
+// again says whether a write that failed after n bytes goes on (nil): its time is over, but not the peer's. Else it
+// says why not.
 func (c *Conn) again(err error, n int64) error {
 	switch {
 	case !errors.Is(err, os.ErrDeadlineExceeded) || time.Now().Before(c.due): // before: somebody else ended it

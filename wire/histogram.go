@@ -82,8 +82,8 @@ func (h *HoldHistogram) Holds() (n uint64) {
 	return n
 }
 
-// Quantile gives an upper limit of the shortest p (0 to 1) of the holds; 0 if there are none. A hold beyond all limits is
-// math.MaxInt64.
+// Quantile gives an upper limit of the shortest p (0 to 1) of the holds; 0 if there are none. A hold beyond all
+// limits is math.MaxInt64.
 func (h *HoldHistogram) Quantile(p float64) time.Duration {
 	all := h.Holds()
 	if all == 0 {

@@ -98,8 +98,8 @@ type Attached struct {
 
 // VolumeState is what a secondary says of a volume when a primary attaches.
 type VolumeState struct {
-	// Identity is given to a volume when it is made, and never to another: a volume that was deleted and made again under
-	// its name has another identity. It is not zero.
+	// Identity is given to a volume when it is made, and never to another: a volume that was deleted and made again
+	// under its name has another identity. It is not zero.
 	Identity UUID
 	// Holds: a final CG has written to the volume since it was made. False: all of it reads as zeros.
 	Holds bool
@@ -203,8 +203,8 @@ type Drained struct {
 // changed in it. No answer.
 type FinalNote struct{ Command }
 
-// Fence raises the epoch of the receiver to Command.Epoch. A secondary stores it durably and answers State. A primary does
-// not answer; it stores the epoch durably before it answers any other command in it.
+// Fence raises the epoch of the receiver to Command.Epoch. A secondary stores it durably and answers State. A primary
+// does not answer; it stores the epoch durably before it answers any other command in it.
 type Fence struct{ Command }
 
 // Query asks a secondary for its State.
@@ -238,8 +238,8 @@ type Revert struct {
 	// Through: with Discard, CGs n..Through are forgotten and frames tagged with
 	// them that still arrive are dropped.
 	Through uint64
-	// Final is the newest CG that is final in the group. A secondary whose newest final CG is older had no part in it: it
-	// ends its data connections before it answers, so that primaries attach anew and learn what it lacks.
+	// Final is the newest CG that is final in the group. A secondary whose newest final CG is older had no part in
+	// it: it ends its data connections before it answers, so that primaries attach anew and learn what it lacks.
 	Final uint64
 }
 
@@ -285,8 +285,8 @@ const (
 	VolumeRejoin                           // ends VolumeSetAside: a primary may attach to it, for a first copy
 )
 
-// Volume changes a volume on a secondary. Answered by StatusReply, of the node after the change, or Error. A change that
-// was already made is answered as if it were made now.
+// Volume changes a volume on a secondary. Answered by StatusReply, of the node after the change, or Error. A change
+// that was already made is answered as if it were made now.
 type Volume struct {
 	Group, Name string
 	Size        uint64 // bytes, with VolumeMake; else 0
@@ -305,13 +305,14 @@ const (
 )
 
 // GroupChange changes a group of a manager while it runs. Answered by StatusReply, of the node after the change
-// became durable in the decision log, or Error. Pausing a paused group changes nothing. It carries no epoch: it comes from
-// an operator, and the manager that receives it must lead the group.
+// became durable in the decision log, or Error. Pausing a paused group changes nothing. It carries no epoch: it comes
+// from an operator, and the manager that receives it must lead the group.
 type GroupChange struct {
 	Group  string
 	Action GroupAction
-	// JSON with GroupSet is an object with the tunables to change, named and written as in the manager's status; tunables that
-	// are not named stay as they are. With GroupAdd and GroupRemove it is a GroupControl. Otherwise it is empty.
+	// JSON with GroupSet is an object with the tunables to change, named and written as in the manager's status;
+	// tunables that are not named stay as they are. With GroupAdd and GroupRemove it is a GroupControl. Otherwise it
+	// is empty.
 	JSON []byte
 }
 
@@ -321,8 +322,9 @@ type GroupControl struct {
 	Role    string `json:"role,omitempty"` // "primary" or "secondary"; empty with GroupRemove
 }
 
-// Reload has a primary read its configuration file again: volumes that are new in it join their groups, volumes that are
-// not in it any more leave. Answered by StatusReply, of the node after the change, or by Error; then nothing is changed.
+// Reload has a primary read its configuration file again: volumes that are new in it join their groups, volumes that
+// are not in it any more leave. Answered by StatusReply, of the node after the change, or by Error; then nothing is
+// changed.
 type Reload struct{}
 
 // Ping shows that its sender is alive. Pong with the same token answers it. Conn sends both by itself.

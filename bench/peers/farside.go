@@ -11,8 +11,8 @@ import (
 	"github.com/farside-storage/farside/ring"
 )
 
-// farside is the engine, as the control process uses it: updates of group n+1 arrive while n is made complete, linked and released. It
-// verifies the checksum of each block, which would come with it over the wire.
+// farside is the engine, as the control process uses it: updates of group n+1 arrive while n is made complete, linked
+// and released. It verifies the checksum of each block, which would come with it over the wire.
 type farside struct {
 	ctx       context.Context
 	devs      ring.Devices

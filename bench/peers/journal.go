@@ -19,8 +19,8 @@ const (
 	pieceBytes   = 64 * 4096 // pieceBlocks
 )
 
-// journal writes every update twice: to a journal, then home. The journal has two parts; while one receives, the blocks of the
-// other are copied home from the memory they were received in.
+// journal writes every update twice: to a journal, then home. The journal has two parts; while one receives, the
+// blocks of the other are copied home from the memory they were received in.
 type journal struct {
 	devs  ring.Devices
 	q     ring.Queue
@@ -203,7 +203,8 @@ func (j *journal) finishHome() error {
 	return j.drain()
 }
 
-// commit makes the part that received durable. The other one must be home by then, with the same flush, because it receives next.
+// commit makes the part that received durable. The other one must be home by then, with the same flush, because it
+// receives next.
 func (j *journal) commit() error {
 	if err := errors.Join(j.writePieces(), j.finishHome(), j.flush()); err != nil {
 		return err

@@ -83,8 +83,8 @@ func regenerate(ctx context.Context) error {
 	return nil
 }
 
-// controls are the workloads of the table of that name: they run roles as processes, and do not care for the device of the
-// other tables.
+// controls are the workloads of the table of that name: they run roles as processes, and do not care for the device
+// of the other tables.
 var controls = []string{"reads-nbd", "writes-primary", "rpo", "group"}
 
 // buildFarside makes the program whose roles some workloads run.

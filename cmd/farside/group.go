@@ -187,8 +187,8 @@ func (a *app) groupListCommand() *cobra.Command {
 	return c
 }
 
-// groupActionCommand is a command that changes one group; more names further arguments, and document, if not nil, gives what goes with the
-// change.
+// groupActionCommand is a command that changes one group; more names further arguments, and document, if not nil,
+// gives what goes with the change.
 func (a *app) groupActionCommand(action wire.GroupAction, more, short string, document func(*pflag.FlagSet, []string) ([]byte, error)) *cobra.Command {
 	var at managerFlags
 	c := &cobra.Command{Use: action.String() + " GROUP" + more, Short: short, Args: args(cobra.ExactArgs(1 + strings.Count(more, " ")))}
@@ -320,7 +320,8 @@ func wireGroup(ctx context.Context, at config.Address, change *wire.GroupChange)
 	return s, nil
 }
 
-// patience is that of whoever asks, who said how long to wait: a node on a busy machine may be silent for a part of that.
+// patience is that of whoever asks, who said how long to wait: a node on a busy machine may be silent for a part of
+// that.
 func patience(ctx context.Context) wire.Options {
 	deadline, ok := ctx.Deadline()
 	if !ok {

@@ -25,8 +25,8 @@ type recoverReport struct {
 // groupRecovered is one group.
 type groupRecovered struct {
 	node.GroupRecovery
-	// Applied: the plan was carried out. RecoveryPoint is the CG that every control shows then; null if there is none yet, or it is not
-	// known.
+	// Applied: the plan was carried out. RecoveryPoint is the CG that every control shows then; null if there is none
+	// yet, or it is not known.
 	Applied       bool    `json:"applied"`
 	RecoveryPoint *uint64 `json:"recovery_point"`
 	// Refused says why a recovery that was begun changed nothing.

@@ -44,8 +44,8 @@ whole. The group goes on meanwhile.`
 	return c
 }
 
-// volumeActionCommand is a command that changes a volume that exists: of a secondary control that runs, or of a pool that none has open.
-// allow, if not nil, may refuse it.
+// volumeActionCommand is a command that changes a volume that exists: of a secondary control that runs, or of a pool
+// that none has open. allow, if not nil, may refuse it.
 func (a *app) volumeActionCommand(use string, action wire.VolumeAction, allow func(config.Volume) error) *cobra.Command {
 	var flags poolFlags
 	var control string

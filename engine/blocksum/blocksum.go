@@ -1,8 +1,8 @@
 // Package blocksum computes the checksums of blocks of 4 KiB, many at a time.
 //
-// A block's checksum is its XXH64 with seed 0, whichever way it is computed. XXH64 is a chain of multiplications in which
-// each waits for the one before: a processor that could do more in the same time idles. Eight blocks at once are eight
-// chains side by side.
+// A block's checksum is its XXH64 with seed 0, whichever way it is computed. XXH64 is a chain of multiplications in
+// which each waits for the one before: a processor that could do more in the same time idles. Eight blocks at once
+// are eight chains side by side.
 //
 //   - What is returned is what github.com/cespare/xxhash/v2 returns for each block. A test holds every way to that.
 //   - Where the processor lacks the instructions (AVX-512 with DQ), each block is summed up by that package.
@@ -83,8 +83,8 @@ const (
 	prime4 uint64 = 0x85EBCA77C2B2AE63
 )
 
-// finish makes the checksum from the four accumulators, after all of a block went through them. A block is whole stripes:
-// there is no rest to take in.
+// finish makes the checksum from the four accumulators, after all of a block went through them. A block is whole
+// stripes: there is no rest to take in.
 func finish(v *[4]uint64) uint64 {
 	h := bits.RotateLeft64(v[0], 1) + bits.RotateLeft64(v[1], 7) + bits.RotateLeft64(v[2], 12) + bits.RotateLeft64(v[3], 18)
 	for _, x := range v {

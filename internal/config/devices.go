@@ -34,9 +34,9 @@ func (f *File) deviceUses() (uses []deviceUse) {
 	return uses
 }
 
-// CheckDevices finds devices that a node names twice under different names: two volumes on one device, in one group or in two, would
-// overwrite each other. It looks at what is on this machine; what is not there is not checked. source names the file; "": none.
-// The error joins one [Error] for each problem.
+// CheckDevices finds devices that a node names twice under different names: two volumes on one device, in one group
+// or in two, would overwrite each other. It looks at what is on this machine; what is not there is not checked.
+// source names the file; "": none. The error joins one [Error] for each problem.
 func CheckDevices(source string, f *File) error {
 	type seen struct {
 		deviceUse

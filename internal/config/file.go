@@ -94,12 +94,12 @@ type Primary struct {
 	Queue Size `toml:"queue" help:"payload bytes that may wait in memory per secondary"`
 	// IO says how devices are reached: "uring" (default) or "plain".
 	IO IO `toml:"io" help:"how devices are reached: uring or plain"`
-	// OverwriteCopies lists identities of volumes on secondaries (as status and the refusal write them) that the first copy may
-	// overwrite although they hold something that this control has not put there. Each names one volume, and is of no
-	// use any more once that is done. Default none.
+	// OverwriteCopies lists identities of volumes on secondaries (as status and the refusal write them) that the
+	// first copy may overwrite although they hold something that this control has not put there. Each names one
+	// volume, and is of no use any more once that is done. Default none.
 	OverwriteCopies []Identity `toml:"overwrite_copies" help:"identity of a volume on a secondary that may be overwritten although what it holds is not known here"`
-	// FirstCopyRate limits what first copies of volumes that join a group read, in bytes per second. It may change while the control runs. 0 (default) is
-	// no limit.
+	// FirstCopyRate limits what first copies of volumes that join a group read, in bytes per second. It may change
+	// while the control runs. 0 (default) is no limit.
 	FirstCopyRate Size `toml:"first_copy_rate" help:"bytes per second that first copies of volumes that join a group may read"`
 	// Volumes that this control serves. At least one.
 	Volumes []PrimaryVolume `toml:"volume" help:"volume to serve: name=NAME,group=GROUP,device=PATH,secondary=ADDRESS,..."`
@@ -138,11 +138,12 @@ func (v PrimaryVolume) Path() string {
 
 // Manager configures a replication manager.
 type Manager struct {
-	// DecisionLog is the durable log of decisions: a file, or "etcd://HOST:PORT,HOST:PORT/PREFIX" for several managers, one
-	// of which leads ([Manager.Etcd]). The prefix of the keys may be left out. Default "decisions.db" in [Node.StateDir].
+	// DecisionLog is the durable log of decisions: a file, or "etcd://HOST:PORT,HOST:PORT/PREFIX" for several
+	// managers, one of which leads ([Manager.Etcd]). The prefix of the keys may be left out. Default "decisions.db"
+	// in [Node.StateDir].
 	DecisionLog string `toml:"decision_log" help:"decision log: a file (default: decisions.db in the state directory), or etcd://HOST:PORT,..."`
-	// EtcdCA, EtcdCert and EtcdKey are PEM files for TLS with etcd: what its certificate is checked against, and what this manager
-	// shows. Without TLS etcd is reached on loopback only.
+	// EtcdCA, EtcdCert and EtcdKey are PEM files for TLS with etcd: what its certificate is checked against, and what
+	// this manager shows. Without TLS etcd is reached on loopback only.
 	EtcdCA   string `toml:"etcd_ca" help:"file with the CA's certificate for TLS with etcd"`
 	EtcdCert string `toml:"etcd_cert" help:"file with this manager's certificate for etcd"`
 	EtcdKey  string `toml:"etcd_key" help:"file with the key of that certificate"`

@@ -14,8 +14,9 @@ type Members struct {
 	Primaries, Secondaries []string
 }
 
-// CheckMembers compares a manager's file with the members of the groups that the manager has. The list in its decision log has
-// priority over the file, so that a file which differs says what is not so. The error joins one [Error] for each problem.
+// CheckMembers compares a manager's file with the members of the groups that the manager has. The list in its
+// decision log has priority over the file, so that a file which differs says what is not so. The error joins one
+// [Error] for each problem.
 func CheckMembers(n Named, manager string, groups map[string]Members) error {
 	t := &together{}
 	if n.File.Manager == nil {

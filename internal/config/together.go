@@ -13,9 +13,9 @@ type Named struct {
 	File   *File
 }
 
-// CheckTogether finds what is wrong between files that are good each by itself: what one of them says of a node that another
-// one configures. Nodes are recognised by the addresses where they listen; what is said of a node whose file is not given is
-// not checked. The error joins one [Error] for each problem.
+// CheckTogether finds what is wrong between files that are good each by itself: what one of them says of a node that
+// another one configures. Nodes are recognised by the addresses where they listen; what is said of a node whose file
+// is not given is not checked. The error joins one [Error] for each problem.
 func CheckTogether(files []Named) error {
 	t := &together{files: files, at: map[Address][]Named{}}
 	for _, n := range files {
@@ -37,8 +37,8 @@ func (t *together) problem(n Named, key, format string, args ...any) {
 	t.problems = append(t.problems, &Error{Source: n.Source, Key: key, Problem: fmt.Sprintf(format, args...)})
 }
 
-// node returns the node that listens at an address; false if its file is not given, or the files have several: addresses are those
-// of different machines then.
+// node returns the node that listens at an address; false if its file is not given, or the files have several:
+// addresses are those of different machines then.
 func (t *together) node(a Address) (Named, bool) {
 	n := t.at[a]
 	if len(n) != 1 {
@@ -177,7 +177,8 @@ func groupsOf(f *File) (groups []string) {
 	return groups
 }
 
-// missing finds controls that have volumes of a group and that its manager does not name: their part would never be in a CG.
+// missing finds controls that have volumes of a group and that its manager does not name: their part would never be
+// in a CG.
 func (t *together) missing(n Named, key string, g Group) {
 	for _, p := range t.files {
 		if p.File.Primary == nil || !slices.Contains(groupsOf(p.File), g.Name) {
@@ -194,8 +195,8 @@ func (t *together) missing(n Named, key string, g Group) {
 	}
 }
 
-// idle finds volumes of a group's secondaries that no primary brings a copy to: no CG would ever be complete there. It takes the files of all
-// the group's primaries to know.
+// idle finds volumes of a group's secondaries that no primary brings a copy to: no CG would ever be complete there.
+// It takes the files of all the group's primaries to know.
 func (t *together) idle(n Named, key string, g Group) {
 	brought := map[Address]map[string]bool{}
 	for _, a := range g.Primaries {

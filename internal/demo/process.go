@@ -9,7 +9,8 @@ import (
 )
 
 const (
-	// endTime is how long a role may take to end when it is asked to: on a machine under load the kernel alone has taken a minute.
+	// endTime is how long a role may take to end when it is asked to: on a machine under load the kernel alone has
+	// taken a minute.
 	endTime = 3 * patience
 	// logEnd is how much of a log is shown when something failed, in bytes.
 	logEnd = 2000
@@ -24,8 +25,8 @@ func (d *demo) start(name, kind, toml string) (*proc.Role, error) {
 	return r, r.Launch()
 }
 
-// strikeAtLink has strike called, once, before the second secondary control gets its next LINK, and breaks the manager's connection to
-// it: the moment at which a failure must be undone everywhere.
+// strikeAtLink has strike called, once, before the second secondary control gets its next LINK, and breaks the
+// manager's connection to it: the moment at which a failure must be undone everywhere.
 func (d *demo) strikeAtLink(strike func()) {
 	var once sync.Once
 	d.proxy.OnFrame(func(kind wire.Type, _ []byte) frameproxy.Verdict {

@@ -39,7 +39,8 @@ type Member struct {
 	cmd     *exec.Cmd // nil: does not run
 }
 
-// Start runs an etcd of n members, with elections and leases as short as it allows, and more arguments. It does not wait until they answer.
+// Start runs an etcd of n members, with elections and leases as short as it allows, and more arguments. It does not
+// wait until they answer.
 func Start(t testing.TB, n int, args ...string) *Servers {
 	t.Helper()
 	program := testtool.Need(t, "etcd", "etcd-server")
@@ -125,8 +126,9 @@ func (m *Member) signal(s syscall.Signal) {
 	}
 }
 
-// Host is the loopback address of all servers that this process starts. It is another one in each process: what was found free there
-// is so until the server listens, as no other process takes a port of it, and no outgoing connection does.
+// Host is the loopback address of all servers that this process starts. It is another one in each process: what was
+// found free there is so until the server listens, as no other process takes a port of it, and no outgoing connection
+// does.
 var Host = fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254))
 
 var lastPort atomic.Uint32 // that was given out

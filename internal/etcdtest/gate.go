@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// Gate forwards connections to a server. A direction that is shut keeps its connections and lets nothing through, as a cable that was
-// pulled does; what came meanwhile passes once it is opened.
+// Gate forwards connections to a server. A direction that is shut keeps its connections and lets nothing through, as
+// a cable that was pulled does; what came meanwhile passes once it is opened.
 type Gate struct {
 	// Addr is where clients dial.
 	Addr string

@@ -65,7 +65,8 @@ func (d *device) Info() nbd.Info {
 		Description: "copy of volume " + d.volume.Name() + " of group " + d.volume.Group().Name() + " as of its last final consistency group"}
 }
 
-// Start begins the requests of a batch. A volume that was whole when a client chose it may be so no longer: it may have rejoined its group.
+// Start begins the requests of a batch. A volume that was whole when a client chose it may be so no longer: it may
+// have rejoined its group.
 func (d *device) Start(batch []*nbd.Request) {
 	err := d.volume.CheckWhole()
 	for _, r := range batch {

@@ -1,5 +1,5 @@
-// Package frameproxy stands between two nodes of farside on Unix sockets and sees each frame of the replication protocol:
-// for the demonstration and for tests, which choose the frame at which something fails.
+// Package frameproxy stands between two nodes of farside on Unix sockets and sees each frame of the replication
+// protocol: for the demonstration and for tests, which choose the frame at which something fails.
 //
 // # Invariants
 //

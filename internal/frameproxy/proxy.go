@@ -45,8 +45,8 @@ func Listen(at, target string) (*Proxy, error) {
 	return p, nil
 }
 
-// OnFrame has f called with type and body of each frame before it is passed on, in both directions, from several goroutines. It
-// may block: then only that direction of that connection waits. nil lets everything pass.
+// OnFrame has f called with type and body of each frame before it is passed on, in both directions, from several
+// goroutines. It may block: then only that direction of that connection waits. nil lets everything pass.
 func (p *Proxy) OnFrame(f func(kind wire.Type, body []byte) Verdict) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

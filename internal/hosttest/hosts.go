@@ -1,13 +1,15 @@
-// Package hosttest has hosts for tests, which write through NBD, and the judgement of what copies of their volumes show.
+// Package hosttest has hosts for tests, which write through NBD, and the judgement of what copies of their volumes
+// show.
 //
-// One host writes numbered records in order round all volumes, each after the one before was answered. So the newest record in a
-// set of copies says what every other slot of the records must hold: a copy that shows a record without one before it, a torn
-// record, or volumes that do not belong together is found without knowing anything of the program. Behind the records, one host for
-// each volume writes at random.
+// One host writes numbered records in order round all volumes, each after the one before was answered. So the newest
+// record in a set of copies says what every other slot of the records must hold: a copy that shows a record without
+// one before it, a torn record, or volumes that do not belong together is found without knowing anything of the
+// program. Behind the records, one host for each volume writes at random.
 //
 // # Invariants
 //
-//   - Hosts connect again when a primary control was away, and repeat what was not answered: an error of theirs is one of the test.
+//   - Hosts connect again when a primary control was away, and repeat what was not answered: an error of theirs is
+//     one of the test.
 //   - All hosts of a test have ended when it ends.
 package hosttest
 
@@ -76,7 +78,8 @@ func (h *Hosts) Stop(t testing.TB) time.Time {
 	return time.Now()
 }
 
-// Pause has the hosts write nothing until Resume. It returns once every write was answered: the time, and the newest record.
+// Pause has the hosts write nothing until Resume. It returns once every write was answered: the time, and the newest
+// record.
 func (h *Hosts) Pause() (since time.Time, acked uint64) {
 	h.writing.Lock()
 	return time.Now(), h.Acked.Load()
@@ -116,8 +119,8 @@ func (p *patient) write(ctx context.Context, b []byte, off int64) error {
 	return ctx.Err()
 }
 
-// close ends the connection. It may be broken since the last write, as the primary control may have been killed: an error says nothing
-// new.
+// close ends the connection. It may be broken since the last write, as the primary control may have been killed: an
+// error says nothing new.
 func (p *patient) close() {
 	if p.c != nil {
 		_ = p.c.Close()

@@ -18,10 +18,10 @@ type TB interface {
 // Memory is a folder in memory, where it exists: the fastest place for backing files.
 const Memory = "/dev/shm"
 
-// ForTest attaches a loop device of size bytes to a new sparse file in folder dir ("" means the test's
-// temporary folder; so does Memory where it does not exist), and detaches it when the test ends. The file has no name any more, so that a killed
-// test leaves nothing. Where loop devices cannot be made the test is skipped, or fails if the environment forbids skipping
-// (FARSIDE_REQUIRE_TOOLS=1, as in internal/testtool).
+// ForTest attaches a loop device of size bytes to a new sparse file in folder dir ("" means the test's temporary
+// folder; so does Memory where it does not exist), and detaches it when the test ends. The file has no name any more,
+// so that a killed test leaves nothing. Where loop devices cannot be made the test is skipped, or fails if the
+// environment forbids skipping (FARSIDE_REQUIRE_TOOLS=1, as in internal/testtool).
 func ForTest(t TB, dir string, size int64, o Options) *Device {
 	t.Helper()
 	if os.Geteuid() != 0 {

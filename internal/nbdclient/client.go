@@ -1,6 +1,6 @@
-// Package nbdclient is a small NBD client, for the demonstration, benchmarks and tests: one request at a time per connection, or
-// a load of many. It speaks fixed newstyle with NBD_OPT_EXPORT_NAME and simple replies; the specification is
-// https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md.
+// Package nbdclient is a small NBD client, for the demonstration, benchmarks and tests: one request at a time per
+// connection, or a load of many. It speaks fixed newstyle with NBD_OPT_EXPORT_NAME and simple replies; the
+// specification is https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md.
 package nbdclient
 
 import (

@@ -26,7 +26,8 @@ type Load struct {
 	Depth int
 	// Size of each in bytes.
 	Size int
-	// Rate in requests per second, sent in a burst each millisecond, while no more than Depth wait for answers; 0: as fast as those come.
+	// Rate in requests per second, sent in a burst each millisecond, while no more than Depth wait for answers; 0: as
+	// fast as those come.
 	Rate float64
 	// Offset gives the place of the next request, in bytes. One goroutine calls it.
 	Offset func() int64
@@ -36,8 +37,8 @@ type Load struct {
 	Done func(took time.Duration)
 }
 
-// Run sends the load until ctx ends and everything in flight was answered. The client must not be used for anything else
-// meanwhile.
+// Run sends the load until ctx ends and everything in flight was answered. The client must not be used for anything
+// else meanwhile.
 func (c *Client) Run(ctx context.Context, l Load) error {
 	if l.Depth < 1 || l.Depth > 1<<16 || l.Size < 1 || l.Size > maxLoadSize || l.Write && len(l.Data) < l.Size {
 		return fmt.Errorf("load of %d requests of %d bytes from %d bytes of data: want up to %d bytes each", l.Depth, l.Size, len(l.Data), maxLoadSize)

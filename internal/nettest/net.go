@@ -57,8 +57,8 @@ func New(t testing.TB) *Net {
 	return n
 }
 
-// giveUp ends the test: skipped if the machine does not allow what root needs for a network of its own (a container without
-// the capabilities, a kernel without namespaces), failed otherwise.
+// giveUp ends the test: skipped if the machine does not allow what root needs for a network of its own (a container
+// without the capabilities, a kernel without namespaces), failed otherwise.
 func giveUp(t testing.TB, err error) {
 	t.Helper()
 	for _, refusal := range []error{unix.EPERM, unix.EACCES, unix.EROFS, unix.ENOSYS, unix.EOPNOTSUPP, unix.EAFNOSUPPORT} {
@@ -146,8 +146,8 @@ func (h *Host) connect(number int) error {
 	return nil
 }
 
-// Do calls f where the host is: a socket that f makes on this goroutine is the host's, for any goroutine to use. That includes
-// a net.Dial to a literal address.
+// Do calls f where the host is: a socket that f makes on this goroutine is the host's, for any goroutine to use. That
+// includes a net.Dial to a literal address.
 func (h *Host) Do(f func()) {
 	h.use.RLock()
 	defer h.use.RUnlock()

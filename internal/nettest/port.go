@@ -9,8 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A frame is what a packet socket with PACKET_VNET_HDR gives and takes: a struct virtio_net_hdr of 10 bytes, which says what of checksums and
-// segmentation is still to be done (linux/virtio_net.h), then the Ethernet frame, which may be larger than the MTU.
+// A frame is what a packet socket with PACKET_VNET_HDR gives and takes: a struct virtio_net_hdr of 10 bytes, which
+// says what of checksums and segmentation is still to be done (linux/virtio_net.h), then the Ethernet frame, which
+// may be larger than the MTU.
 const (
 	virtioHeader = 10
 	largestFrame = virtioHeader + 14 + 1<<16

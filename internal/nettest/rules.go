@@ -12,8 +12,8 @@ type Shape struct {
 	Loss  float64       // probability that a frame is lost
 }
 
-// Filter looks at what TCP carries between two hosts, segment by segment; retransmissions come again. It returns true to have the segment lost,
-// and may call [Traffic] to change what is carried from then on, this segment included.
+// Filter looks at what TCP carries between two hosts, segment by segment; retransmissions come again. It returns true
+// to have the segment lost, and may call [Traffic] to change what is carried from then on, this segment included.
 type Filter func(tr *Traffic, from, to *Host, payload []byte) (lose bool)
 
 // way is one direction between two hosts.

@@ -13,8 +13,8 @@ import (
 // wantedDevice is a device that this node wants to open.
 type wantedDevice struct{ path, what string }
 
-// holders names the processes that have any of the devices open, as far as this process may see: who named a device on two nodes finds
-// the other place so. "": none was found.
+// holders names the processes that have any of the devices open, as far as this process may see: who named a device
+// on two nodes finds the other place so. "": none was found.
 func holders(devices []wantedDevice) string {
 	var all []string
 	for _, d := range devices {

@@ -43,7 +43,8 @@ func Manager(ctx context.Context, f *config.File, log *slog.Logger, ready func()
 	return ended(n.Run(ctx))
 }
 
-// runCandidate runs one of several managers whose decision log is in etcd. It serves status at once, and leads when it is elected.
+// runCandidate runs one of several managers whose decision log is in etcd. It serves status at once, and leads when
+// it is elected.
 func runCandidate(ctx context.Context, f *config.File, in config.EtcdLog, o manager.Options, ready func()) (err error) {
 	cluster, err := openCluster(f, in, o)
 	if err != nil {

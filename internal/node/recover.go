@@ -68,8 +68,8 @@ type ControlRecovery struct {
 // ErrOverride says that a control cannot be left out.
 var ErrOverride = errors.New("cannot be left out")
 
-// PlanRecovery says what each secondary control of a manager's groups shows, and what a start of the manager would do. It only
-// asks for status and reads the decision log: nothing is changed, and a running manager is not disturbed.
+// PlanRecovery says what each secondary control of a manager's groups shows, and what a start of the manager would
+// do. It only asks for status and reads the decision log: nothing is changed, and a running manager is not disturbed.
 func PlanRecovery(ctx context.Context, f *config.File, o RecoveryOptions) ([]GroupRecovery, error) {
 	var out []GroupRecovery
 	for _, g := range f.Manager.Groups {
@@ -182,8 +182,8 @@ func (c ControlRecovery) state() manager.ControlState {
 	return s
 }
 
-// askControl asks one secondary control what its links show. A status is answered from what is durable, like a manager's query,
-// but carries no epoch and so refuses nobody.
+// askControl asks one secondary control what its links show. A status is answered from what is durable, like a
+// manager's query, but carries no epoch and so refuses nobody.
 func askControl(ctx context.Context, at config.Address, group string, o RecoveryOptions) ControlRecovery {
 	c := ControlRecovery{Control: at.String()}
 	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
@@ -220,9 +220,10 @@ func (c *ControlRecovery) found(s target.Status, group string) error {
 	return nil
 }
 
-// Recover carries out what PlanRecovery said of the groups planned: the recovery of a manager's start, and nothing more. It
-// takes the decision log, so it is refused (manager.ErrLogInUse) while a manager runs. What the controls show is looked at again: where
-// that has changed, what is right now is done. A group that ends halted was refused, with the reason in its status.
+// Recover carries out what PlanRecovery said of the groups planned: the recovery of a manager's start, and nothing
+// more. It takes the decision log, so it is refused (manager.ErrLogInUse) while a manager runs. What the controls
+// show is looked at again: where that has changed, what is right now is done. A group that ends halted was refused,
+// with the reason in its status.
 func Recover(ctx context.Context, f *config.File, planned []GroupRecovery, log *slog.Logger) (out []manager.Status, err error) {
 	decisions, release, err := takeLog(ctx, f)
 	if err != nil {

@@ -84,7 +84,8 @@ type Config struct {
 	LogLoss   bool       // one restart or takeover finds the decision log empty
 	Only      []stepKind // the faults that happen; nil means all
 	Without   Rule       // taken out
-	// Settled begins where all are connected and the first HOLD has been sent, instead of with the first manager's start.
+	// Settled begins where all are connected and the first HOLD has been sent, instead of with the first manager's
+	// start.
 	Settled   bool
 	MaxStates int // stop there; 0 means explore everything
 	// Reduce leaves out orders that come to the same, once no fault is left to happen: see reduce.go.
@@ -139,7 +140,8 @@ func (cfg *Config) initial() State {
 	return w.State.canonical()
 }
 
-// Explore looks at every state that can be reached, breadth first (apart from what a reduction takes alone), until one violates a property.
+// Explore looks at every state that can be reached, breadth first (apart from what a reduction takes alone), until
+// one violates a property.
 func Explore(cfg Config) Result {
 	e := &explorer{cfg: cfg}
 	e.res.Complete = true

@@ -7,7 +7,8 @@ type frontier struct {
 	read  int
 }
 
-// push adds a state: for each run of bytes that are not zero how many zeros are before it, how long it is, and the bytes.
+// push adds a state: for each run of bytes that are not zero how many zeros are before it, how long it is, and the
+// bytes.
 func (f *frontier) push(id uint32, s *State) {
 	f.ids = append(f.ids, id)
 	b := s.bytes()

@@ -1,17 +1,18 @@
 package protomodel
 
-// What is called a reduction here: where no fault is left to happen, some steps need not be interleaved with others, because they
-// come to the same in every order. [world.only] finds one such step; then it alone is taken, and the states in which it waits
-// while others go on are never built.
+// What is called a reduction here: where no fault is left to happen, some steps need not be interleaved with others,
+// because they come to the same in every order. [world.only] finds one such step; then it alone is taken, and the
+// states in which it waits while others go on are never built.
 //
-// A step may be taken alone if, whatever else happens before it, (1) it stays possible and comes to the same state in either order,
-// and (2) no property can tell the orders apart in which it comes later. Both are argued for each kind below, from what the steps
-// read and write. Steps that are taken alone never form a circle: each one consumes a message, and what a manager sends
-// when it has got all the answers that it waits for raises a CG number or its own state.
+// A step may be taken alone if, whatever else happens before it, (1) it stays possible and comes to the same state in
+// either order, and (2) no property can tell the orders apart in which it comes later. Both are argued for each kind
+// below, from what the steps read and write. Steps that are taken alone never form a circle: each one consumes a
+// message, and what a manager sends when it has got all the answers that it waits for raises a CG number or its own
+// state.
 //
-// Common to all: no fault is left, so no connection is lost, nothing expires and nobody restarts; there is one manager; nothing is left
-// of lost connections to the control in question; and its data connections are attached. So nothing happens at a control but what its one
-// connection and its data connections bring, in order.
+// Common to all: no fault is left, so no connection is lost, nothing expires and nobody restarts; there is one
+// manager; nothing is left of lost connections to the control in question; and its data connections are attached. So
+// nothing happens at a control but what its one connection and its data connections bring, in order.
 
 // only returns a step that may be taken alone.
 func (w *world) only() (step, bool) {
@@ -24,8 +25,8 @@ func (w *world) only() (step, bool) {
 				return step{kind: replyTo, a: uint8(c), b: uint8(k)}, true
 			}
 		}
-		// What a manager does while it starts does not depend on who is connected, but on who has answered FENCE, which may still
-		// take as long as it likes.
+		// What a manager does while it starts does not depend on who is connected, but on who has answered FENCE,
+		// which may still take as long as it likes.
 		if w.m[0].st == starting && !w.port[c].conn[0].up {
 			return step{kind: connect, a: uint8(c)}, true
 		}
@@ -59,8 +60,8 @@ func (w *world) only() (step, bool) {
 // fencedOff says whether a control obeys no other manager than the one that leads.
 func (w *world) fencedOff(c int) bool { return *w.epochOf(c) >= w.m[0].epoch }
 
-// ignores says whether a manager does nothing with an answer, whether it comes now or later: it belongs to a CG that is past holding,
-// and the next one has a number of its own.
+// ignores says whether a manager does nothing with an answer, whether it comes now or later: it belongs to a CG that
+// is past holding, and the next one has a number of its own.
 func (m *manager) ignores(c int, x msg) bool {
 	switch m.st {
 	case linking, deciding, releasing:
@@ -103,9 +104,10 @@ func (q *queue) holds(k kind) bool {
 	return false
 }
 
-// primaryAlone: a primary's state is read by the property "cut" only, which looks at what both have open and whether they
-// are held. Sooner is more likely a violation, except for HOLD: taken sooner, it could hide that the other is cut meanwhile. That
-// takes a THAW, which the other has not got yet, and which is sent only after this HOLD was answered.
+// primaryAlone: a primary's state is read by the property "cut" only, which looks at what both have open and whether
+// they are held. Sooner is more likely a violation, except for HOLD: taken sooner, it could hide that the other is
+// cut meanwhile. That takes a THAW, which the other has not got yet, and which is sent only after this HOLD was
+// answered.
 func (w *world) primaryAlone(i int) bool {
 	if w.port[i].conn[0].down.q[0].kind != hold {
 		return true
@@ -113,9 +115,10 @@ func (w *world) primaryAlone(i int) bool {
 	return !w.port[1-i].conn[0].down.holds(thaw) && !w.port[i].conn[0].upwards.holds(held) && !(w.m[0].st == holding && w.m[0].p[i].held)
 }
 
-// orderAlone: the manager waits for the answer of this secondary to RELEASE, or to QUERY or REVERT, in a state that it does not leave without. That
-// CGs come in meanwhile makes no difference: what is released is complete, and what is reverted is discarded, whether it comes in
-// before or is dropped after. (Before, it could be complete for a moment, which R1 would take for good.)
+// orderAlone: the manager waits for the answer of this secondary to RELEASE, or to QUERY or REVERT, in a state that
+// it does not leave without. That CGs come in meanwhile makes no difference: what is released is complete, and what
+// is reverted is discarded, whether it comes in before or is dropped after. (Before, it could be complete for a
+// moment, which R1 would take for good.)
 func (w *world) orderAlone(j int) bool {
 	c, m := &w.port[j+2].conn[0], &w.m[0]
 	s := &m.s[j]
@@ -130,8 +133,8 @@ func (w *world) orderAlone(j int) bool {
 	return false
 }
 
-// stateAlone: a manager that starts or reverts takes what the secondaries answer in any order. What a primary refuses meanwhile would make a
-// difference to the next number.
+// stateAlone: a manager that starts or reverts takes what the secondaries answer in any order. What a primary refuses
+// meanwhile would make a difference to the next number.
 func (w *world) stateAlone(j int) bool {
 	x, m := &w.port[j+2].conn[0].upwards, &w.m[0]
 	if x.n == 0 || m.st != starting && m.st != reverting || !m.welcomes(j+2, x.q[0]) {
@@ -145,8 +148,8 @@ func (w *world) stateAlone(j int) bool {
 	return true
 }
 
-// secondaryAlone: the manager is in a state that it does not leave without an answer of this secondary, which has not given
-// it; so it cuts nothing, and no CG comes in that is not here.
+// secondaryAlone: the manager is in a state that it does not leave without an answer of this secondary, which has not
+// given it; so it cuts nothing, and no CG comes in that is not here.
 func (w *world) secondaryAlone(j int) bool {
 	c, m := &w.port[j+2].conn[0], &w.m[0]
 	if c.upwards.n > 0 || w.data[0][j].n > 0 || w.data[1][j].n > 0 {
@@ -163,8 +166,8 @@ func (w *world) secondaryAlone(j int) bool {
 	return m.st == starting && !m.s[j].fresh || m.st == linking && !m.s[j].linked && kind != release && kind != revert
 }
 
-// receiveAlone: nothing waits to be told to any control, and no answer that is on its way makes the manager give the CG up; so it sends
-// nothing to this secondary before the CG is complete there.
+// receiveAlone: nothing waits to be told to any control, and no answer that is on its way makes the manager give the
+// CG up; so it sends nothing to this secondary before the CG is complete there.
 func (w *world) receiveAlone(i, j int) bool {
 	m := &w.m[0]
 	d := &w.data[i][j]
@@ -185,8 +188,8 @@ func (w *world) receiveAlone(i, j int) bool {
 	return true
 }
 
-// replyAlone: nothing waits anywhere but answers, the manager needs each of them before it says anything to anybody, and none
-// makes it give up. So it takes them in any order.
+// replyAlone: nothing waits anywhere but answers, the manager needs each of them before it says anything to anybody,
+// and none makes it give up. So it takes them in any order.
 func (w *world) replyAlone() (st step, ok bool) {
 	m := &w.m[0]
 	if w.m[1].epoch != 0 {
@@ -215,7 +218,8 @@ func (w *world) replyAlone() (st step, ok bool) {
 	return st, ok
 }
 
-// welcomes says whether a manager waits for this answer of a control, can send nothing before it has it, and goes on with it.
+// welcomes says whether a manager waits for this answer of a control, can send nothing before it has it, and goes on
+// with it.
 func (m *manager) welcomes(c int, x msg) bool {
 	current := x.cg == m.round
 	if c < 2 {
@@ -247,8 +251,8 @@ func (m *manager) welcomes(c int, x msg) bool {
 	return false
 }
 
-// silence takes away what an old manager and its connections still have, where it can do nothing any more: whatever it says to a control that
-// obeys another is answered with STALE, which ends it.
+// silence takes away what an old manager and its connections still have, where it can do nothing any more: whatever
+// it says to a control that obeys another is answered with STALE, which ends it.
 func (w *world) silence() {
 	if !w.Reduce || w.m[1].epoch == 0 || w.Without.has(LowerEpochRefused) {
 		return

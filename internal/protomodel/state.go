@@ -303,8 +303,8 @@ func (s *State) swapSecondaries() {
 	}
 }
 
-// canonical returns the least of the four states that differ in the names of the primaries and secondaries only. No rule
-// looks at a name, so they behave alike.
+// canonical returns the least of the four states that differ in the names of the primaries and secondaries only. No
+// rule looks at a name, so they behave alike.
 func (s State) canonical() State {
 	best := s
 	for i := range 3 {

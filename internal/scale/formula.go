@@ -2,8 +2,8 @@ package scale
 
 import "github.com/farside-storage/farside/wire"
 
-// PerCG is how many messages of each kind a CG costs that is formed without a failure, by primaries, secondaries and data
-// connections. Kinds that it does not list cost nothing by CG.
+// PerCG is how many messages of each kind a CG costs that is formed without a failure, by primaries, secondaries and
+// data connections. Kinds that it does not list cost nothing by CG.
 func PerCG(primaries, secondaries, connections int) map[wire.Type]int {
 	return map[wire.Type]int{
 		wire.TypeHold: primaries, wire.TypeHeld: primaries,
@@ -20,7 +20,8 @@ func PerCG(primaries, secondaries, connections int) map[wire.Type]int {
 // ManagerMessages is how many of them the manager sends or receives.
 func ManagerMessages(primaries, secondaries int) int { return 6*primaries + 5*secondaries }
 
-// Layout says where volumes are: volume i is served by primary i mod P, and those of one primary go to one secondary after the other.
+// Layout says where volumes are: volume i is served by primary i mod P, and those of one primary go to one secondary
+// after the other.
 type Layout struct{ Primaries, Secondaries, Volumes int }
 
 // Of gives the primary and the secondary of a volume.

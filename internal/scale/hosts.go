@@ -15,7 +15,8 @@ import (
 
 const (
 	blockSize = 4096
-	// hostPause is between two writes of a host: there is one host on each primary, which writes to all its volumes in turn.
+	// hostPause is between two writes of a host: there is one host on each primary, which writes to all its volumes
+	// in turn.
 	hostPause = 4 * time.Millisecond
 )
 

@@ -21,7 +21,8 @@ import (
 // Options of a run.
 type Options struct {
 	Layout
-	// CGs that are looked at: those that are formed, one after the other without a pause, once the first copies are final.
+	// CGs that are looked at: those that are formed, one after the other without a pause, once the first copies are
+	// final.
 	CGs int
 	// Counted has every frame pass through a socket in between, where it is counted; that takes time, too.
 	Counted bool
@@ -75,17 +76,19 @@ type Measured struct {
 	Layout
 	CGs int
 
-	// Of the frames that carry the number of a CG, counted in a run that counts: how many of each kind a CG had, on average.
+	// Of the frames that carry the number of a CG, counted in a run that counts: how many of each kind a CG had, on
+	// average.
 	PerCG map[wire.Type]float64
 	// AsFormula is how many of the CGs had exactly the frames that [PerCG] says, and no others.
 	AsFormula int
-	// ManagerFrames and ManagerBytes are those of them between manager and controls, ManifestBytes those on data connections; for each CG.
+	// ManagerFrames and ManagerBytes are those of them between manager and controls, ManifestBytes those on data
+	// connections; for each CG.
 	ManagerFrames, ManagerBytes, ManifestBytes float64
 	// ByTime are the manager's other frames for each CG: state asked once a second, pings.
 	ByTime float64
 
-	// Period is from one cut to the next, Final from the cut to the last final; that is Drain (until all are complete), Link (until
-	// the decision is durable) and Release.
+	// Period is from one cut to the next, Final from the cut to the last final; that is Drain (until all are
+	// complete), Link (until the decision is durable) and Release.
 	Period, Final, Drain, Link, Release Times
 	// Hold is how long hosts were held for a cut, at most.
 	Hold manager.Percentiles
@@ -116,8 +119,8 @@ func Run(ctx context.Context, o Options) (m Measured, err error) {
 	return in.measure(begin, end, before)
 }
 
-// form waits until the CGs to look at were formed. begin and end are the states of the group before and after, before what
-// had been counted.
+// form waits until the CGs to look at were formed. begin and end are the states of the group before and after, before
+// what had been counted.
 func (in *installation) form(ctx context.Context) (begin, end manager.Status, before map[wire.Type]count, err error) {
 	begin, err = in.await(ctx, func(s manager.Status) bool { return s.CGsFormed >= 2 }) // the first copies are among them
 	if err != nil {

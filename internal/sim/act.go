@@ -84,8 +84,9 @@ func (w *world) node(name string) *node {
 	return nil
 }
 
-// kill ends a process with no chance to do anything; its machine goes on, and it is started again.
-// One that is ordered for an event of a secondary's devices may be followed by a power failure, soon after the process has started again.
+// kill ends a process with no chance to do anything; its machine goes on, and it is started again. One that is
+// ordered for an event of a secondary's devices may be followed by a power failure, soon after the process has
+// started again.
 func (w *world) kill(o Op) {
 	name := o.Node
 	if s := w.secondary(name); s != nil && o.B > 0 {
@@ -235,8 +236,8 @@ func (w *world) failover(how string) {
 	other.start()
 }
 
-// loseLog empties the decision log, as if the manager's machine had burnt down; epochs go on by the clock. A decision that is
-// final nowhere is lost with it, and may be taken back from then on: nobody was told of it.
+// loseLog empties the decision log, as if the manager's machine had burnt down; epochs go on by the clock. A decision
+// that is final nowhere is lost with it, and may be taken back from then on: nobody was told of it.
 func (w *world) loseLog() {
 	w.trace("the decision log is lost")
 	w.log.lose()
@@ -439,8 +440,8 @@ type rot struct {
 	kept []byte
 }
 
-// decay ends the machine after a checkpoint, and flips a bit of a table page while it is off. The pool must be refused: it
-// would show other contents.
+// decay ends the machine after a checkpoint, and flips a bit of a table page while it is off. The pool must be
+// refused: it would show other contents.
 func (s *secondaryNode) decay(o Op) {
 	if !s.around(func() { s.hear(s.pool.Checkpoint(background)) }) {
 		return

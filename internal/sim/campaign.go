@@ -123,7 +123,8 @@ func (r Replay) once(trace func(string)) (Report, *Violation, error) {
 // reductions bounds the runs that shortening a failure may take.
 var reductions = 250
 
-// reduce takes operations out for as long as breaks finds the same invariant broken: first large pieces, then single ones.
+// reduce takes operations out for as long as breaks finds the same invariant broken: first large pieces, then single
+// ones.
 func reduce(ops []Op, v *Violation, breaks func([]Op) *Violation) ([]Op, *Violation) {
 	tries := 0
 	for size := (len(ops) + 1) / 2; size > 0 && tries < reductions; {

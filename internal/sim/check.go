@@ -188,8 +188,8 @@ func (w *world) checkView(s *secondaryNode, kind engine.ViewKind, cg uint64) {
 	}
 }
 
-// shows says whether the volume, as of CG cg, has what the primary held: not while its first copy is spread over CGs. That is done only
-// where something of the group is final before it begins.
+// shows says whether the volume, as of CG cg, has what the primary held: not while its first copy is spread over CGs.
+// That is done only where something of the group is final before it begins.
 func (s *secondaryNode) shows(v *engine.Volume, cg uint64) bool {
 	whole, decided := v.Membership().WholeSince, s.w.log.order
 	return cg == 0 || len(decided) == 0 || cg <= decided[0] || whole > 0 && whole <= cg
@@ -278,8 +278,8 @@ func (s *secondaryNode) readBlock(v *volume, b uint64, kind engine.ViewKind, of 
 	return r, r.Err
 }
 
-// compareDamaged reads block by block: each is an error that names the damage, or right. Of errors there are no more than
-// blocks that were damaged.
+// compareDamaged reads block by block: each is an error that names the damage, or right. Of errors there are no more
+// than blocks that were damaged.
 func (w *world) compareDamaged(s *secondaryNode, v *volume, cg uint64, kind engine.ViewKind, of *engine.Snapshot) {
 	bad := 0
 	want := w.hist.image(cg, v)
@@ -350,8 +350,8 @@ func (w *world) checkSend(m *managerNode, a manager.Send) {
 	}
 }
 
-// undecide: the log that held the newest decision is lost, and no secondary has the CG final. The decision table says that
-// it is taken back.
+// undecide: the log that held the newest decision is lost, and no secondary has the CG final. The decision table says
+// that it is taken back.
 func (w *world) undecide(first, last uint64) {
 	l := w.log
 	n := l.doubtful

@@ -118,7 +118,8 @@ func (c *config) poolSpecs(s *secondaryNode) []ringtest.Spec {
 	for _, v := range s.volumes {
 		mapped += v.blocks
 	}
-	// A CG that holds every block beside what it displaces, and an extent for each writer: with less it might never end.
+	// A CG that holds every block beside what it displaces, and an extent for each writer: with less it might never
+	// end.
 	const meta, extent, head = 1472, 64, 256
 	data := uint64(float64(mapped)*c.spare) + uint64(extent*c.primaries)
 	var specs []ringtest.Spec

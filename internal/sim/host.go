@@ -112,7 +112,8 @@ func (h *host) done(io *hostIO, err error) {
 	}
 }
 
-// lost: the primary went away before it answered. The request may have been done; its memory may still be with a device.
+// lost: the primary went away before it answered. The request may have been done; its memory may still be with a
+// device.
 func (h *host) lost(io *hostIO) {
 	h.end(io)
 	if io.chain {

@@ -11,7 +11,8 @@ import (
 	"github.com/farside-storage/farside/wire"
 )
 
-// drawMembers lets the controls of some seeds change. It draws from a source of its own, so that it does not shift what else is drawn.
+// drawMembers lets the controls of some seeds change. It draws from a source of its own, so that it does not shift
+// what else is drawn.
 func (c *config) drawMembers(seed uint64) {
 	rng := rand.New(rand.NewPCG(seed, 0x3e3b))
 	if rng.IntN(5) > 0 {
@@ -113,8 +114,8 @@ func (m *members) has(name string) bool {
 // judged says whether what a secondary shows is that of the group: one that left shows what it had.
 func (w *world) judged(s *secondaryNode) bool { return !w.cfg.changes || w.log.members.has(s.name) }
 
-// shows is the CG that a secondary shows once everything decided before CG limit is final: the newest that it took part in since
-// its pool was made, 0 if there is none.
+// shows is the CG that a secondary shows once everything decided before CG limit is final: the newest that it took
+// part in since its pool was made, 0 if there is none.
 func (w *world) shows(s *secondaryNode, limit uint64) uint64 {
 	for _, n := range slices.Backward(w.log.order) {
 		if n <= s.born {
@@ -135,7 +136,8 @@ func (w *world) took(s *secondaryNode, n uint64) bool {
 
 const noLimit = 1 << 63
 
-// required says whether a manager must wait for a control: it knows it as one that takes part, and nobody has removed it durably.
+// required says whether a manager must wait for a control: it knows it as one that takes part, and nobody has removed
+// it durably.
 func (m *managerNode) required(name string) bool { return m.known[name] && m.w.log.members.has(name) }
 
 // requires is required of a secondary whose pool the manager can know.
@@ -143,8 +145,8 @@ func (m *managerNode) requires(s *secondaryNode) bool {
 	return m.required(s.name) && m.epoch >= s.bornEpoch
 }
 
-// change is an operator's command to the manager that leads. A control that comes back has a new pool, unless it shows what the
-// group does.
+// change is an operator's command to the manager that leads. A control that comes back has a new pool, unless it
+// shows what the group does.
 func (w *world) change(name, how string) {
 	m := w.leader()
 	if !m.up || m.hung > w.now || m.core.State() == manager.StateHalted {
@@ -217,8 +219,8 @@ func (w *world) complete() {
 	}
 }
 
-// joined does what package target does when it is told that more is final than it knows: the streams end, for their primaries may
-// believe that what they sent counts.
+// joined does what package target does when it is told that more is final than it knows: the streams end, for their
+// primaries may believe that what they sent counts.
 func (s *secondaryNode) joined(r *wire.Revert) {
 	if s.pool.Inspect().State(s.group).Final >= r.Final {
 		return
@@ -281,7 +283,8 @@ func (w *world) checkDecision(m *managerNode, d *manager.Decision) {
 	}
 }
 
-// losable says whether the decision log may be lost without an operator having to choose: everybody shows what was decided last.
+// losable says whether the decision log may be lost without an operator having to choose: everybody shows what was
+// decided last.
 func (w *world) losable() bool {
 	if w.log.rec.Members == nil {
 		return true

@@ -11,8 +11,8 @@ import (
 	"github.com/farside-storage/farside/ring/ringtest"
 )
 
-// memory is what a run uses up and the next one uses again: without it a campaign spends most of its time on allocation.
-// What a run has read from it is never left over from another one.
+// memory is what a run uses up and the next one uses again: without it a campaign spends most of its time on
+// allocation. What a run has read from it is never left over from another one.
 type memory struct {
 	sectors  ringtest.Memory
 	arenas   ring.Arenas

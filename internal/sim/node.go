@@ -30,7 +30,8 @@ type waiting struct {
 	do  func()
 }
 
-// after has f happen in this run of the process after d, or when the process goes on: then in the order in which it would have happened.
+// after has f happen in this run of the process after d, or when the process goes on: then in the order in which it
+// would have happened.
 func (n *node) after(d time.Duration, f func()) {
 	run := n.run
 	n.w.at(n.w.now+d, func() {

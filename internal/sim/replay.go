@@ -13,8 +13,8 @@ import (
 	"github.com/farside-storage/farside/engine"
 )
 
-// Replay is a run that can be written down and done again: the system, what is done to it, and the seed from which it is drawn
-// how long each message, request and pause takes.
+// Replay is a run that can be written down and done again: the system, what is done to it, and the seed from which it
+// is drawn how long each message, request and pause takes.
 type Replay struct {
 	Seed   uint64
 	Ops    []Op

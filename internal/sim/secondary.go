@@ -43,7 +43,8 @@ type secondaryNode struct {
 	broken   time.Duration // I/O errors until then
 	away     bool          // a device vanished, or is about to
 	damaged  int           // blocks of data at most that may have been damaged
-	// pools counts new pools. born is the newest CG that was decided, and bornEpoch the newest epoch, when this one was made.
+	// pools counts new pools. born is the newest CG that was decided, and bornEpoch the newest epoch, when this one
+	// was made.
 	pools           byte
 	born, bornEpoch uint64
 }
@@ -261,7 +262,8 @@ func (s *secondaryNode) around(f func()) bool {
 	return true
 }
 
-// poolFailed: the pool stopped acknowledging, after a fault of a device. Managers are told, and the process starts again.
+// poolFailed: the pool stopped acknowledging, after a fault of a device. Managers are told, and the process starts
+// again.
 func (s *secondaryNode) poolFailed() {
 	if !s.faulty() {
 		s.w.fail("pool", "secondary %s stopped acknowledging: %v", s.name, s.failed)
@@ -341,7 +343,8 @@ type order struct {
 	command wire.Commanded
 }
 
-// obey carries commands out one after the other, as target.Chain does, each step by step: anything can happen in between.
+// obey carries commands out one after the other, as target.Chain does, each step by step: anything can happen in
+// between.
 func (s *secondaryNode) obey(m *charge, c wire.Commanded) {
 	s.orders = append(s.orders, &order{m, c})
 	s.nextOrder()

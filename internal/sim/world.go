@@ -215,8 +215,8 @@ func (w *world) anyDamage() bool {
 	return slices.ContainsFunc(w.sec, func(s *secondaryNode) bool { return s.damaged > 0 })
 }
 
-// rewrite has hosts write every block again: damage ends when what is damaged is replaced. It gives the number of records that
-// replace those of the chain.
+// rewrite has hosts write every block again: damage ends when what is damaged is replaced. It gives the number of
+// records that replace those of the chain.
 func (w *world) rewrite() int {
 	for _, v := range w.volumes {
 		w.host.other(primary.OpWrite, v, chainBlocks*engine.BlockSize, (v.blocks-chainBlocks)*engine.BlockSize, false)

@@ -76,7 +76,8 @@ type Visit struct {
 	Reverted  bool // it did what it was told
 }
 
-// VisitOf looks for the visit of a secondary because of a CG, from which one that had linked it must go back to another; 0: to any.
+// VisitOf looks for the visit of a secondary because of a CG, from which one that had linked it must go back to
+// another; 0: to any.
 func VisitOf(entries []manager.Entry, control string, cg, to uint64) (v Visit) {
 	back := ""
 	if to > 0 {

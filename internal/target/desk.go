@@ -134,7 +134,8 @@ func Identify(ctx context.Context, pool *engine.Pool, vols []*engine.Volume) ([]
 	return out, nil
 }
 
-// identity of a volume: its pool's, with its number in the pool, which is never given out again, in the last four bytes.
+// identity of a volume: its pool's, with its number in the pool, which is never given out again, in the last four
+// bytes.
 func identity(pool *engine.Pool, v *engine.Volume) wire.UUID {
 	id := wire.UUID(pool.UUID())
 	tail := id[len(id)-4:]

@@ -3,8 +3,8 @@
 //
 // A [Node] answers primaries, managers and tools; the role in their Hello tells them apart:
 //
-//   - A primary attaches to volumes of a group and streams updates. One goroutine, the session, owns an engine.Writer for
-//     as long as the stream lives, over any number of connections.
+//   - A primary attaches to volumes of a group and streams updates. One goroutine, the session, owns an engine.Writer
+//     for as long as the stream lives, over any number of connections.
 //   - A manager commands. The commands of one group run in their order, on another goroutine than the one that reads.
 //   - A tool asks for the status, and changes volumes.
 //
@@ -25,16 +25,16 @@
 //
 // Streams
 //
-//   - A broken connection keeps the stream for Options.ResumeTimeout; a refusal ends it at once. The same frame would be
-//     refused again, while a new stream makes good by reading the primary's device.
-//   - A volume has one session. A newer stream of the same volumes ends the older one, and is bound only after the older
-//     one has let go.
+//   - A broken connection keeps the stream for Options.ResumeTimeout; a refusal ends it at once. The same frame would
+//     be refused again, while a new stream makes good by reading the primary's device.
+//   - A volume has one session. A newer stream of the same volumes ends the older one, and is bound only after the
+//     older one has let go.
 //
 // Volumes
 //
-//   - From the first Attach of a volume on, every CG that becomes complete has the volume, durably. Attached is not sent
-//     while a CG without the volume is complete and not final: the primary would take that CG for one that has its
-//     updates. Before the first Attach, and once the volume is set aside, CGs become complete without it.
+//   - From the first Attach of a volume on, every CG that becomes complete has the volume, durably. Attached is not
+//     sent while a CG without the volume is complete and not final: the primary would take that CG for one that has
+//     its updates. Before the first Attach, and once the volume is set aside, CGs become complete without it.
 //   - A group that waits for no volume here completes the CGs that its manager says all primaries have drained.
 //   - A CG may have a part of a volume that is not whole, as its manifest says. A part of a whole volume is refused.
 //

@@ -10,8 +10,8 @@ import (
 	"github.com/farside-storage/farside/wire"
 )
 
-// obedience serves one manager's connection. Commands of one group run in their order on a goroutine of their own, so that
-// a slow device holds up neither pings nor other groups.
+// obedience serves one manager's connection. Commands of one group run in their order on a goroutine of their own, so
+// that a slow device holds up neither pings nor other groups.
 type obedience struct {
 	node   *Node
 	link   *link
@@ -158,8 +158,8 @@ func (o *obedience) do(g *engine.Group, m wire.Commanded) (wire.Message, error) 
 	return answer, err
 }
 
-// joined ends the streams of a group of which CG final is final, if it is not here: their primaries may believe that what they
-// sent of it counts. When they attach again they are told what is here.
+// joined ends the streams of a group of which CG final is final, if it is not here: their primaries may believe that
+// what they sent of it counts. When they attach again they are told what is here.
 func (n *Node) joined(ctx context.Context, g *engine.Group, final uint64) error {
 	st, err := g.State(ctx)
 	if err != nil || st.Final >= final {

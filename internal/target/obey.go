@@ -15,16 +15,16 @@ type Report struct {
 	PoolFull bool
 }
 
-// Chain is the chain of command: in one epoch, the newest connection that commanded a group is the only one that may. What a
-// manager sent over a connection that it has lost may still arrive; its commands belong to a round that it
-// has given up since. The zero value is ready. Any goroutine may use it.
+// Chain is the chain of command: in one epoch, the newest connection that commanded a group is the only one that may.
+// What a manager sent over a connection that it has lost may still arrive; its commands belong to a round that it has
+// given up since. The zero value is ready. Any goroutine may use it.
 type Chain struct {
 	mu     sync.Mutex
 	groups map[string]*master
 }
 
-// master is who commands a group. The lock is held while a command is carried out, so that none of an older connection can
-// end after one of a newer.
+// master is who commands a group. The lock is held while a command is carried out, so that none of an older
+// connection can end after one of a newer.
 type master struct {
 	mu         sync.Mutex
 	epoch      uint64

@@ -31,8 +31,8 @@ type Options struct {
 	// TakeoverTimeout bounds how long a new stream waits for the older one to let go of its volumes, which
 	// takes as long as writes in progress. Default 10 s.
 	TakeoverTimeout time.Duration
-	// JoinPatience is how long a primary that attaches to a new volume waits for a CG that is complete without it before the manager is
-	// told to give that CG up. Default 1 s.
+	// JoinPatience is how long a primary that attaches to a new volume waits for a CG that is complete without it
+	// before the manager is told to give that CG up. Default 1 s.
 	JoinPatience time.Duration
 	// FullRecheck is how often a session looks again while the pool is full, beyond being told. Default
 	// 250 ms.

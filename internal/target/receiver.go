@@ -10,10 +10,10 @@ import (
 	"github.com/farside-storage/farside/wire"
 )
 
-// Receiver is what a secondary knows of one stream, and all that is decided about its frames: which come next, which CG
-// they belong to, whether that was discarded, and whether a manifest tells of what was received. It has no goroutine, clock
-// or socket: sessions drive it from connections, the simulator from its loop. It belongs to the goroutine that
-// made it, as its writer does.
+// Receiver is what a secondary knows of one stream, and all that is decided about its frames: which come next, which
+// CG they belong to, whether that was discarded, and whether a manifest tells of what was received. It has no
+// goroutine, clock or socket: sessions drive it from connections, the simulator from its loop. It belongs to the
+// goroutine that made it, as its writer does.
 type Receiver struct {
 	group   *engine.Group
 	pool    *engine.Pool
@@ -165,8 +165,8 @@ func (r *Receiver) takeUpdates(ctx context.Context, h wire.Header, body []byte, 
 	return nil
 }
 
-// place receives the payload into the writer's memory, as much at once as that gives, and puts all updates that are in it.
-// The writer's memory runs on behind what was put: one read from the socket serves many updates.
+// place receives the payload into the writer's memory, as much at once as that gives, and puts all updates that are
+// in it. The writer's memory runs on behind what was put: one read from the socket serves many updates.
 func (r *Receiver) place(ctx context.Context, u *wire.Updates, src Source, full func(uint64) error) error {
 	sums, left := u.Sums(), u.Blocks()
 	at, done := 0, 0 // descriptor in work, blocks of it that are placed
@@ -188,7 +188,8 @@ func (r *Receiver) place(ctx context.Context, u *wire.Updates, src Source, full 
 	return nil
 }
 
-// collect makes runs of the next n blocks of a frame, from block done of descriptor at on. It returns where the next ones begin.
+// collect makes runs of the next n blocks of a frame, from block done of descriptor at on. It returns where the next
+// ones begin.
 func (r *Receiver) collect(u *wire.Updates, at, done, n int) (int, int) {
 	r.runs = r.runs[:0]
 	for n > 0 {
@@ -343,7 +344,8 @@ func (r *Receiver) takeManifest(ctx context.Context, body []byte) error {
 	return nil
 }
 
-// seal ends the CG for every volume: for those of which the manifest says so, with blocks of the first copy still missing.
+// seal ends the CG for every volume: for those of which the manifest says so, with blocks of the first copy still
+// missing.
 func (r *Receiver) seal(m *wire.Manifest) error {
 	r.partial, r.rest = r.partial[:0], r.rest[:0]
 	for i, v := range r.bound {

@@ -103,8 +103,9 @@ func (s *session) run() {
 	}
 }
 
-// join has the group wait for the volumes. Where a CG is complete without one of them, it waits until that is final, or was discarded. It may be
-// the primary that is waited for: it cannot say that its part of the CG is sent. So after a while the manager is told to give it up.
+// join has the group wait for the volumes. Where a CG is complete without one of them, it waits until that is final,
+// or was discarded. It may be the primary that is waited for: it cannot say that its part of the CG is sent. So after
+// a while the manager is told to give it up.
 func (s *session) join() error {
 	opts := &s.node.opts
 	ctx, cancel := context.WithTimeout(s.ctx, opts.JoinPatience)
@@ -169,11 +170,12 @@ func (s *session) serve(l *link) error {
 	}
 }
 
-// creditBytes is how much payload is acknowledged at once while the socket never runs dry. Each credit wakes the primary.
+// creditBytes is how much payload is acknowledged at once while the socket never runs dry. Each credit wakes the
+// primary.
 func (s *session) creditBytes() uint64 { return min(s.node.opts.Window/4, 4<<20) }
 
-// idle is called when nothing more has arrived: what was placed starts on its way to the device and is
-// acknowledged. Thus latency is low when little comes, and bursts coalesce. It returns how many bytes are certain to come.
+// idle is called when nothing more has arrived: what was placed starts on its way to the device and is acknowledged.
+// Thus latency is low when little comes, and bursts coalesce. It returns how many bytes are certain to come.
 func (s *session) idle() (int, error) {
 	if left := s.link.conn.PayloadLeft(); left > 0 {
 		return left, nil // the rest of a frame is on its way

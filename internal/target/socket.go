@@ -11,8 +11,8 @@ import (
 	"github.com/farside-storage/farside/wire"
 )
 
-// socket is the net.Conn of a link. It tells its reader before a read would wait, and another goroutine can end its reads
-// without closing it.
+// socket is the net.Conn of a link. It tells its reader before a read would wait, and another goroutine can end its
+// reads without closing it.
 //
 // Once a session reads from it, the session's thread waits for it by itself where it can: see threadConn.
 type socket struct {
@@ -107,8 +107,8 @@ func (s *socket) SetDeadline(t time.Time) error {
 	return errors.Join(s.SetReadDeadline(t), s.SetWriteDeadline(t))
 }
 
-// lastWrite is how long a write in progress may go on when the connection has to end. A frame that is cut off, even before its first byte, is
-// the last one that the connection carries: the peer would not be told why it ends.
+// lastWrite is how long a write in progress may go on when the connection has to end. A frame that is cut off, even
+// before its first byte, is the last one that the connection carries: the peer would not be told why it ends.
 const lastWrite = 500 * time.Millisecond
 
 // stop ends the read in progress and lets further reads fail. A write in progress ends soon.

@@ -17,14 +17,14 @@ import (
 
 // threadConn is a connection on which each thread waits for itself, in poll(2).
 //
-// A goroutine that waits for a socket costs nothing but memory: one thread waits for all sockets, in epoll. A session has a thread
-// of its own anyway, because its writer's ring belongs to it. Each wait would be two changes of threads; and the
-// kernel wakes the thread in epoll for what arrives while nobody waits, too: on a connection that is busy for nothing. So the
-// socket is taken out of epoll.
+// A goroutine that waits for a socket costs nothing but memory: one thread waits for all sockets, in epoll. A session
+// has a thread of its own anyway, because its writer's ring belongs to it. Each wait would be two changes of threads;
+// and the kernel wakes the thread in epoll for what arrives while nobody waits, too: on a connection that is busy for
+// nothing. So the socket is taken out of epoll.
 //
 //   - One goroutine reads at a time, and one writes. A deadline that is set while they sleep counts from then on.
-//   - A read of what is certain to come sleeps until so much is there (SO_RCVLOWAT), not until the next segment. What has arrived at the
-//     deadline is taken, however little it is.
+//   - A read of what is certain to come sleeps until so much is there (SO_RCVLOWAT), not until the next segment. What
+//     has arrived at the deadline is taken, however little it is.
 //   - The descriptor is closed when no call uses it any more.
 type threadConn struct {
 	local, remote net.Addr
@@ -50,7 +50,8 @@ var errNothing = errors.New("nothing has arrived")
 // mostAtOnce is how many bytes a read sleeps for at most: the sender must be able to go on meanwhile.
 const mostAtOnce = 256 << 10
 
-// takeOver makes a threadConn of nc, on which no call is in progress, and which is closed then. nil: it cannot be done, nc is as it was.
+// takeOver makes a threadConn of nc, on which no call is in progress, and which is closed then. nil: it cannot be
+// done, nc is as it was.
 func takeOver(nc net.Conn) (*threadConn, error) {
 	sc, ok := nc.(syscall.Conn)
 	if !ok {
@@ -222,8 +223,8 @@ func (d *direction) set(t time.Time) {
 	}
 }
 
-// SetReadDeadline bounds reads. One that sleeps is ended by a time that is over; a later time counts from its next look at the
-// clock.
+// SetReadDeadline bounds reads. One that sleeps is ended by a time that is over; a later time counts from its next
+// look at the clock.
 func (c *threadConn) SetReadDeadline(t time.Time) error  { return c.setDeadline(t, &c.in) }
 func (c *threadConn) SetWriteDeadline(t time.Time) error { return c.setDeadline(t, &c.out) }
 func (c *threadConn) SetDeadline(t time.Time) error {

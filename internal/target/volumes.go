@@ -36,8 +36,8 @@ func (n *Node) changeVolume(l *link, h wire.Header, body []byte) error {
 	return l.conn.WriteMessage(e)
 }
 
-// setAside ends the part of a volume in its group. A primary that is connected is not cut off: it would be refused whenever it attaches, with
-// all its other volumes. A stream whose primary is away is forgotten.
+// setAside ends the part of a volume in its group. A primary that is connected is not cut off: it would be refused
+// whenever it attaches, with all its other volumes. A stream whose primary is away is forgotten.
 func (n *Node) setAside(ctx context.Context, v *wire.Volume) error {
 	g, err := n.opts.Pool.Group(v.Group)
 	if err != nil {

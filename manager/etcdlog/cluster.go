@@ -22,8 +22,8 @@ const (
 	requestTimeout = 2 * time.Second // of one attempt; attempts are repeated
 	askTimeout     = time.Second     // of a question for the status
 	retryPause     = 200 * time.Millisecond
-	// A silent member is noticed within the two together, and another one taken; gRPC asks no more often. Until then requests
-	// fail one by one and go to the members in turn.
+	// A silent member is noticed within the two together, and another one taken; gRPC asks no more often. Until then
+	// requests fail one by one and go to the members in turn.
 	keepAliveTime, keepAliveTimeout = 10 * time.Second, 2 * time.Second
 )
 

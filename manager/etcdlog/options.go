@@ -27,18 +27,19 @@ type Options struct {
 	Endpoints []string
 	// Prefix of all keys; "": DefaultPrefix. One for each set of managers with the same groups.
 	Prefix string
-	// Lease is how long a leader that is gone keeps the others waiting, in whole seconds; 0: DefaultLease. The server may
-	// make it longer: etcd has a least lease of one and a half of its election timeouts.
+	// Lease is how long a leader that is gone keeps the others waiting, in whole seconds; 0: DefaultLease. The server
+	// may make it longer: etcd has a least lease of one and a half of its election timeouts.
 	Lease time.Duration
 
 	// Name and Listen of this manager, for the status of the others. Groups that it manages.
 	Name, Listen string
 	Groups       []string
 
-	// CA, Cert and Key are PEM files: what etcd's certificate is checked against, and what this manager shows. TLS is used if any
-	// of them is given; without it only loopback addresses are accepted.
+	// CA, Cert and Key are PEM files: what etcd's certificate is checked against, and what this manager shows. TLS is
+	// used if any of them is given; without it only loopback addresses are accepted.
 	CA, Cert, Key string
-	// User and PasswordFile for etcd's own authentication. A line end at the end of the file is not part of the password.
+	// User and PasswordFile for etcd's own authentication. A line end at the end of the file is not part of the
+	// password.
 	User, PasswordFile string
 
 	Logger *slog.Logger // nil: slog.Default

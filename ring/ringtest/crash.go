@@ -196,7 +196,8 @@ func (d *Devices) Crash(p Policy) *Devices {
 	return d.image(sectors, p(d.rng, sectors))
 }
 
-// Restart is Crash for the last time: the receiver must not be used any more, as its contents are handed over, not copied.
+// Restart is Crash for the last time: the receiver must not be used any more, as its contents are handed over, not
+// copied.
 func (d *Devices) Restart(p Policy) *Devices {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -238,9 +239,9 @@ func (d *Devices) uncertain() []Uncertain {
 	return list
 }
 
-// Reset ends this incarnation, if that has not happened yet, and gives devices as they are after a reset without
-// loss of power: reads see the versions that p chose, those above are gone, and what was not durable is still not. It may be
-// called several times, for several futures of the same devices.
+// Reset ends this incarnation, if that has not happened yet, and gives devices as they are after a reset without loss
+// of power: reads see the versions that p chose, those above are gone, and what was not durable is still not. It may
+// be called several times, for several futures of the same devices.
 func (d *Devices) Reset(p Policy) *Devices {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -249,8 +250,8 @@ func (d *Devices) Reset(p Policy) *Devices {
 	return d.warm(sectors, p(d.rng, sectors))
 }
 
-// Kill is [Devices.Reset] after the death of the process: the devices hold what had completed, and of what was in flight any
-// part. The next incarnation reads it, and may lose it with the power.
+// Kill is [Devices.Reset] after the death of the process: the devices hold what had completed, and of what was in
+// flight any part. The next incarnation reads it, and may lose it with the power.
 func (d *Devices) Kill() *Devices {
 	return d.Reset(func(rng *rand.Rand, sectors []Uncertain) []int {
 		least := upTo(sectors, d.arrived)

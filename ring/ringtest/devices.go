@@ -211,8 +211,8 @@ func (d *Devices) Digest() uint64 {
 	return h.Sum64()
 }
 
-// Unchanged says that this incarnation has neither changed nor flushed anything so far: what a crash leaves is what it would have
-// left before.
+// Unchanged says that this incarnation has neither changed nor flushed anything so far: what a crash leaves is what
+// it would have left before.
 func (d *Devices) Unchanged() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()

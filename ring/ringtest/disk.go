@@ -135,8 +135,9 @@ func (k *disk) keep(s *sector, i int) {
 	s.base, s.later = all[i], nil
 }
 
-// lose is what a failed flush does: no version up to seq can be relied on. For each sector either reads show at once what is left of it, which
-// may be any of them; or they go on as if nothing had happened, while no later flush makes what they show durable.
+// lose is what a failed flush does: no version up to seq can be relied on. For each sector either reads show at once
+// what is left of it, which may be any of them; or they go on as if nothing had happened, while no later flush makes
+// what they show durable.
 func (k *disk) lose(seq uint64, rng *rand.Rand) {
 	for _, l := range k.log {
 		if l.seq > seq {

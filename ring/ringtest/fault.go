@@ -21,8 +21,8 @@ const (
 	Misdirected
 	// Vanishes: the device is gone from now on; this and all other requests end with ENXIO.
 	Vanishes
-	// Lies: the request ends well, and nothing was done. A flush that lies is as good as none: so tests find out what flushes are
-	// needed for.
+	// Lies: the request ends well, and nothing was done. A flush that lies is as good as none: so tests find out what
+	// flushes are needed for.
 	Lies
 )
 

@@ -152,8 +152,8 @@ func testWorkerClose(t *testing.T, devs ring.Devices) {
 	}
 }
 
-// testWorkerTogether keeps many calls in flight on a worker that takes them in together, hands some over again from there, and
-// mixes in calls that somebody waits for.
+// testWorkerTogether keeps many calls in flight on a worker that takes them in together, hands some over again from
+// there, and mixes in calls that somebody waits for.
 func testWorkerTogether(t *testing.T, devs ring.Devices) {
 	const calls, rounds = 64, 20
 	var w *ring.Worker
