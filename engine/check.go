@@ -192,6 +192,18 @@ func (v *Volume) eachMapped(f func(VBlock, entry)) {
 	}
 }
 
+// eachMapped calls f for the mapped blocks of a CG's table, in no order.
+func (t *cgTable) eachMapped(f func(VBlock, entry)) {
+	for _, s := range t.index {
+		if s == 0 {
+			continue
+		}
+		if e := t.at(uint32(s&posMask) - 1); e.block != 0 {
+			f(VBlock(s>>posBits), e.entry())
+		}
+	}
+}
+
 // named is a mapped block, to be read in order of its place.
 type named struct {
 	vol   *Volume
@@ -208,14 +220,7 @@ func (rep *CheckReport) scan(r *recovery, progress func(done, total uint64)) err
 		}
 		for _, l := range g.live {
 			for _, t := range l.tables {
-				for _, s := range t.index {
-					if s == 0 {
-						continue
-					}
-					if e := t.at(uint32(s&posMask) - 1); e.block != 0 {
-						all = append(all, named{t.vol, VBlock(s >> posBits), e.entry()})
-					}
-				}
+				t.eachMapped(func(b VBlock, e entry) { all = append(all, named{t.vol, b, e}) })
 			}
 		}
 	}

@@ -476,23 +476,33 @@ func (r *recovery) markAll(goroutines int) error {
 	}
 	for _, g := range p.groups {
 		for _, v := range g.volumes {
-			if v != nil {
-				if err := r.markTable(v, goroutines); err != nil {
-					return err
-				}
+			if v == nil {
+				continue
+			}
+			if err := r.markTable(v, goroutines); err != nil {
+				return err
 			}
 		}
 	}
 	for _, g := range p.groups {
 		for _, l := range g.live {
-			for _, t := range l.tables {
-				t.blocks(func(b PBlock) {
-					if e := p.alloc.MarkUsedOne(uint64(b)); e != nil && err == nil {
-						err = r.corrupt(z.journal, "journal", fmt.Sprintf("CG %d of group %s, volume %s", l.cg, g.name, t.vol.name), e)
-					}
-				})
+			if err := r.markCG(g, l); err != nil {
+				return err
 			}
 		}
+	}
+	return nil
+}
+
+// markCG marks the blocks that the tables of a live CG name.
+func (r *recovery) markCG(g *Group, l *liveCG) error {
+	var err error
+	for _, t := range l.tables {
+		t.blocks(func(b PBlock) {
+			if e := r.p.alloc.MarkUsedOne(uint64(b)); e != nil && err == nil {
+				err = r.corrupt(r.p.sb.zones.journal, "journal", fmt.Sprintf("CG %d of group %s, volume %s", l.cg, g.name, t.vol.name), e)
+			}
+		})
 	}
 	return err
 }

@@ -1,9 +1,11 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync/atomic"
 )
@@ -64,7 +66,7 @@ func (p *Pool) Group(name string) (*Group, error) {
 	if g := p.byName[name]; g != nil {
 		return g, nil
 	}
-	return nil, fmt.Errorf("group %q: %w; known are %q", name, ErrUnknown, sortedKeys(p.byName))
+	return nil, fmt.Errorf("group %q: %w; known are %q", name, ErrUnknown, slices.Sorted(maps.Keys(p.byName)))
 }
 
 // Groups lists the groups by name.
@@ -72,7 +74,7 @@ func (p *Pool) Groups() []*Group {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
 	var out []*Group
-	for _, n := range sortedKeys(p.byName) {
+	for _, n := range slices.Sorted(maps.Keys(p.byName)) {
 		out = append(out, p.byName[n])
 	}
 	return out
@@ -99,27 +101,8 @@ func (g *Group) Volumes() []*Volume {
 			out = append(out, v)
 		}
 	}
-	slices.SortFunc(out, func(a, b *Volume) int { return compareStrings(a.name, b.name) })
+	slices.SortFunc(out, func(a, b *Volume) int { return cmp.Compare(a.name, b.name) })
 	return out
-}
-
-func compareStrings(a, b string) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
-}
-
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
 }
 
 func checkName(what, name string) error {
