@@ -53,8 +53,8 @@ func Attach(file string, o Options) (*Device, error) {
 	defer backing.Close() // the kernel has its own reference by then
 	for range attempts {
 		d, err := attachFree(int(backing.Fd()), o)
-		if errors.Is(err, unix.EBUSY) {
-			continue // somebody else was faster with this one
+		if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.ENXIO) {
+			continue // somebody else was faster with this one; or was, and is detaching it by now
 		}
 		if err != nil {
 			return nil, fmt.Errorf("attach %s: %w", file, err)
@@ -63,6 +63,9 @@ func Attach(file string, o Options) (*Device, error) {
 	}
 	return nil, fmt.Errorf("attach %s: others took each of %d free loop devices first", file, attempts)
 }
+
+// found is called with a device that is free, before it is taken. For tests.
+var found = func(string) {}
 
 func attachFree(backing int, o Options) (*Device, error) {
 	control, err := unix.Open("/dev/loop-control", unix.O_RDWR|unix.O_CLOEXEC, 0)
@@ -75,6 +78,7 @@ func attachFree(backing int, o Options) (*Device, error) {
 		return nil, fmt.Errorf("find a free loop device: %w", err)
 	}
 	path := fmt.Sprintf("/dev/loop%d", n)
+	found(path)
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: path, Err: err}
