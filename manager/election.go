@@ -12,8 +12,8 @@ var ErrNotLeader = errors.New("this manager does not lead")
 
 // Election chooses one among several managers that share a decision log.
 type Election interface {
-	// Campaign waits until this manager leads, however long the log cannot be reached. An error says that ctx ended, or that
-	// trying again is of no use.
+	// Campaign waits until this manager leads, however long the log cannot be reached. An error says that ctx ended,
+	// or that trying again is of no use.
 	Campaign(ctx context.Context) (Term, error)
 	// Standing says who leads, as the log has it now. It returns within two seconds.
 	Standing(ctx context.Context) Leadership
@@ -33,12 +33,12 @@ type Leadership struct {
 	Leads bool `json:"leads"`
 	// Since is when the term of this manager began; nil while it stands by.
 	Since *time.Time `json:"since,omitempty"`
-	// TakeoverMillis is how long it then took until every group was taken over: controls fenced and asked, what was left half done
-	// released or reverted. Nil while that goes on.
+	// TakeoverMillis is how long it then took until every group was taken over: its controls were fenced and asked,
+	// and what was left unfinished was released or reverted. Nil until then.
 	TakeoverMillis *float64 `json:"takeover_ms,omitempty"`
 	// Leader is the name of the manager that leads; nil if none does or it is not known.
 	Leader *string `json:"leader"`
-	// LeaderListen is where that one can be asked.
+	// LeaderListen is the address of that manager.
 	LeaderListen string `json:"leader_listen,omitempty"`
 	// Log is where the decision log is.
 	Log string `json:"log"`

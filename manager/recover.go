@@ -47,7 +47,7 @@ func ReadLog(path, group string) (rec Recovered, err error) {
 	return rec, errors.Join(err, db.Close())
 }
 
-// Absence leaves a secondary control out of a recovery, on an operator's word.
+// Absence leaves a secondary control out of a recovery. Only an operator may decide that.
 type Absence struct {
 	Control string
 	// Why is what made the operator say so: the error with which the control could not be reached.
@@ -55,9 +55,9 @@ type Absence struct {
 }
 
 // Recover does what a manager does when it starts, and then stops: in a new epoch, that of every secondary control is
-// raised, what was decided is released everywhere, and what was not is taken back everywhere. No CG is formed, primary controls are not
-// spoken to, and tools are not answered. It returns when every group is done or halted, with what they came to; an error says that ctx
-// ended before, or why it could not begin.
+// raised, what was decided is released everywhere, and what was not is taken back everywhere. No CG is formed,
+// primary controls are not spoken to, and tools are not answered. It returns when every group is done or halted, with
+// what they came to; an error says that ctx ended before, or why it could not begin.
 //
 // Controls that are absent have no part in the decision. Each is recorded in the audit log. Should one show something
 // else when it comes back, then a manager that starts with it refuses to go on.
@@ -102,7 +102,8 @@ func isAbsent(absent []Absence, control string) bool {
 	return slices.ContainsFunc(absent, func(a Absence) bool { return a.Control == control })
 }
 
-// recovered says whether the start is over: everything decided is final, everything else was taken back, on every control.
+// recovered says whether the start is over: everything decided is final, everything else was taken back, on every
+// control.
 func (c *Core) recovered() bool { return c.st == StateIdle || c.st == StateHalted }
 
 // noteRecovered calls back once every group is recovered. Only the loop calls it.

@@ -29,8 +29,9 @@ func (s *samples) add(d time.Duration) {
 // holdWindow is after how many holds the older ones are forgotten: a summary is of the newest 1 to 2 times as many.
 const holdWindow = 1024
 
-// holdTimes counts the newest hold times of one primary. A manager of hundreds of primaries sums them all up in one status, while all its
-// groups wait: so there is nothing to sort, and its size does not depend on how many there were.
+// holdTimes counts the newest hold times of one primary. A manager of hundreds of primaries sums them all up in one
+// status, while all its groups wait: so there is nothing to sort, and its size does not depend on how many there
+// were.
 type holdTimes struct {
 	newest, before heldWindow // before is full, unless it is empty
 }
@@ -157,9 +158,10 @@ type ControlStatus struct {
 	Joining bool       `json:"joining,omitempty"` // it was added and does not take part yet
 	Error   string     `json:"error,omitempty"`   // the last one, if nothing succeeded since
 
-	// Of a primary: Held has the time from sending HOLD to its answer, which is how long its writes in progress took to end; Hold
-	// that to its answer to THAW: no host write on it waited longer. Both are of the newest 1024 to 2048 holds; their 50th and 99th percentiles
-	// are upper limits, from 4 us on at most a quarter above the truth.
+	// Of a primary. Held is the time from sending HOLD to its answer, which is how long its writes in progress took
+	// to end. Hold is the time from sending HOLD to its answer to THAW: no host write on it waited longer. Both are
+	// of the newest 1024 to 2048 holds. Their 50th and 99th percentiles are upper limits, from 4 us on at most a
+	// quarter above the truth.
 	Held *Percentiles `json:"held,omitempty"`
 	Hold *Percentiles `json:"hold,omitempty"`
 
