@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,7 +30,7 @@ func Primary(ctx context.Context, f *config.File, log *slog.Logger, ready func()
 		return err
 	}
 	// The node counts volumes group by group; the devices stand in the same order.
-	slices.SortStableFunc(volumes, func(a, b config.PrimaryVolume) int { return compare(a.Group, b.Group) })
+	slices.SortStableFunc(volumes, func(a, b config.PrimaryVolume) int { return cmp.Compare(a.Group, b.Group) })
 	var wanted []wantedDevice
 	for _, v := range volumes {
 		wanted = append(wanted, wantedDevice{v.Path(), "volume " + v.Export()})
@@ -44,16 +45,6 @@ func Primary(ctx context.Context, f *config.File, log *slog.Logger, ready func()
 		return err
 	}
 	return servePrimary(ctx, f, volumes, groups, devs, log, ready)
-}
-
-func compare(a, b string) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
 
 // ensureFile makes the sparse file of a volume that is kept in one, if it is not there.
