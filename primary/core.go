@@ -24,8 +24,9 @@ type VolumeSpec struct {
 	Size uint64 // bytes, a multiple of BlockSize
 	// Secondaries names the secondary controls that hold a copy of the volume.
 	Secondaries []string
-	// Place says where the volume's contents are: equal only if they are the same ones, as far as that can be known. A volume that has left
-	// its group finds its copies again if it comes back with the same place; with an empty one it does not. At most 8192 bytes.
+	// Place says where the volume's contents are: equal only if they are the same ones, as far as that can be known.
+	// A volume that has left its group finds its copies again if it comes back with the same place; with an empty one
+	// it does not. At most 8192 bytes.
 	Place string
 }
 
@@ -39,12 +40,12 @@ type CoreOptions struct {
 	CatchupReads int
 	// CatchupBytes is the longest catch-up read, a multiple of BlockSize up to 1 MiB; 0 means 1 MiB.
 	CatchupBytes int64
-	// FirstCopyRest is how much of a first copy that is spread over CGs may be left, in bytes, when a cut makes the rest of it part of
-	// the CG that ends; 0 means 32 MiB. It bounds what the copy adds to the time that this one CG takes, and has the copy end also where hosts write
-	// all the time.
+	// FirstCopyRest ends a first copy that is spread over CGs: at the first cut at which no more than so many bytes
+	// are left, the rest becomes part of the CG that was cut. 0 means 32 MiB. It bounds how much longer this one CG
+	// takes because of the copy. Without it a copy would never end while hosts write all the time.
 	FirstCopyRest int64
-	// FirstCopyRate limits what first copies that are spread over CGs read, in bytes per second over all connections; 0 is no limit. What
-	// FirstCopyRest leaves to one CG is not limited.
+	// FirstCopyRate limits the reads of first copies that are spread over CGs, in bytes per second over all
+	// connections; 0 is no limit. The rest that FirstCopyRest leaves to one CG is not limited.
 	FirstCopyRate int64
 	// IntentRegion is the granularity of the write-intent log in bytes, a power of two, at least 64
 	// KiB; 0 means 1 MiB: one region is then one catch-up read, so that a finer grain would
@@ -54,8 +55,8 @@ type CoreOptions struct {
 	// 30 s. It keeps a region that is written all the time from being marked and cleared for
 	// every CG, each time with a synchronous write of the log.
 	IntentLinger time.Duration
-	// Overwrite lists identities of volumes on secondaries that may be overwritten by a first copy although they hold something
-	// that this primary knows nothing of: an operator said so. Of others the primary keeps its hands off.
+	// Overwrite lists the identities of volumes on secondaries that a first copy may overwrite, on an operator's word,
+	// although they hold something unknown to this primary. It overwrites no other such volume.
 	Overwrite []wire.UUID
 	// Alloc makes memory for a read or a read-modify-write: n bytes (a multiple of BlockSize, at most
 	// a host request rounded up), aligned to 4096, with one reference. Nil means Go's heap.
@@ -109,8 +110,8 @@ func (o CoreOptions) validate() error {
 
 // Actions is what a Core wants done. The driver performs it outside of any lock, in any order.
 type Actions struct {
-	// Device I/O to begin; each ends by Core.DeviceDone. Requests are given in an order that need
-	// not be kept: what depends on an earlier one is not asked for before that ended.
+	// Device I/O to begin; each ends by Core.DeviceDone. The driver may begin them in any order: a request that
+	// depends on an earlier one is not given before that one has ended.
 	Device []*DeviceIO
 	// Done are host requests that have ended, in IO.Err their outcome. The core no longer uses them.
 	Done []*IO
@@ -187,7 +188,8 @@ type replica struct {
 	handle uint32  // position in Attach
 	open   *bitmap // catch-up bits of the open CG
 	cut    *bitmap // catch-up bits of the CG that is cut and not drained
-	// pending are the blocks of a first copy that is spread over CGs which no CG has brought yet: see firstcopy.go. Empty unless spread.
+	// pending are the blocks of a first copy that is spread over CGs which no CG has brought yet: see firstcopy.go.
+	// Empty unless spread.
 	pending *bitmap
 	spread  bool
 	hole    bool   // the secondary said, when the connection was made, that the volume is not whole

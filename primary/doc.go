@@ -10,8 +10,9 @@
 //
 //   - A host write is acknowledged when the local device has it. No secondary, connection or manager can delay that,
 //     with two exceptions: a hold (bounded by its timeout) and a collision (bounded by one local read).
-//   - Overlapping requests of one volume reach the device one after the other, in the order of their submission. Their
-//     updates are queued in the same order: of two updates of a block in one CG, the later one is what the device holds.
+//   - Overlapping requests of one volume reach the device one after the other, in the order of their submission.
+//     Their updates are queued in the same order: of two updates of a block in one CG, the later one is what the
+//     device holds.
 //   - A write belongs to the CG that is open when its device I/O begins. A CG is cut only when none of its writes is in
 //     progress and no write of its successor has begun.
 //   - A write enters a region only after the write-intent log says, durably, that the region may differ from the copy.
@@ -24,9 +25,9 @@
 //     have changed, and every block that was to be sent in it for another reason (first copy, resync). Only FinalNote
 //     clears it. So whatever is lost on the way, it is enough to merge the changed sets of all CGs that are not final
 //     into the open CG.
-//   - For each copy (volume and secondary) and each CG, every block of the CG is in exactly one of two states: its newest
-//     contents are queued or were sent, or its catch-up bit is set. A queued write clears the bit. A catch-up read locks
-//     its range as a write does, and clears the bit when its update is queued.
+//   - For each copy (volume and secondary) and each CG, every block of the CG is in exactly one of two states: its
+//     newest contents are queued or were sent, or its catch-up bit is set. A queued write clears the bit. A catch-up
+//     read locks its range as a write does, and clears the bit when its update is queued.
 //   - A block whose catch-up bit of a cut CG is set is not overwritten on the device. The write reads the old contents
 //     first (a collision), or the CG is given up (Lost). A CG is never completed with contents from after its cut.
 //   - On a connection, nothing of CG n+1 is sent before the manifest of n. The manifest is sent when no bit, queued
@@ -41,17 +42,17 @@
 //   - A copy that is whole is caught up with within one CG, however much it lacks. So is the first copy of a group
 //     without a recovery point: no recovery point could stand still meanwhile, and the first one that is reported must
 //     include all volumes.
-//   - In a group with a recovery point, the first copy to a volume that is not whole is spread over CGs. Its blocks are
-//     pending; a spread copy has no catch-up bits. A CG does not wait for pending blocks, and its manifest says Partial.
-//     When a pending block has been read, it is queued in the open CG and joins changed of that CG, so that an abandon
-//     makes exactly these blocks pending again. A host write that is queued removes its blocks from pending; one that
-//     cannot be queued adds them.
-//   - A spread copy ends at the first cut at which little is left (CoreOptions.FirstCopyRest). The rest becomes catch-up
-//     of the CG that was cut, as in any other copy. That CG is not Partial: whoever has it has the whole copy. Later CGs
-//     bring all that changed. If the ending CG is given up, the copy is spread again.
-//   - The write-intent log has, for each copy that is not whole, the regions that the secondary still lacks: at first all
-//     of them. A region leaves this set when its blocks are final on the secondary and the local device has been flushed
-//     since. After a restart the primary sends these regions and the marked ones.
+//   - In a group with a recovery point, the first copy to a volume that is not whole is spread over CGs. Its blocks
+//     are pending; a spread copy has no catch-up bits. A CG does not wait for pending blocks, and its manifest says
+//     Partial. When a pending block has been read, it is queued in the open CG and joins changed of that CG, so that
+//     an abandon makes exactly these blocks pending again. A host write that is queued removes its blocks from
+//     pending; one that cannot be queued adds them.
+//   - A spread copy ends at the first cut at which little is left (CoreOptions.FirstCopyRest). The rest becomes
+//     catch-up of the CG that was cut, as in any other copy. That CG is not Partial: whoever has it has the whole
+//     copy. Later CGs bring all that changed. If the ending CG is given up, the copy is spread again.
+//   - The write-intent log has, for each copy that is not whole, the regions that the secondary still lacks: at first
+//     all of them. A region leaves this set when its blocks are final on the secondary and the local device has been
+//     flushed since. After a restart the primary sends these regions and the marked ones.
 //   - Before anything is sent to a volume of a secondary, the write-intent log says durably, by the volume's identity,
 //     that this primary copies to it. A volume with another identity is copied as a whole if it is empty. If it holds
 //     something, nothing is sent to it without an operator's word.

@@ -2,11 +2,11 @@ package primary
 
 import "time"
 
-// A first copy in a group that has a recovery point is spread over CGs: its blocks are pending, and each CG brings some of
-// them, while all other volumes go on as always. See the invariants in the package comment.
+// A first copy in a group that has a recovery point is spread over CGs: its blocks are pending, and each CG brings
+// some of them, while all other volumes go on as always. See the invariants in the package comment.
 
-// maySpread says whether the first copy may take more than one CG. The secondary does not show the volume before it is whole, so
-// that nobody sees a part of it.
+// maySpread says whether the first copy may take more than one CG. The secondary does not show the volume before it
+// is whole, so that nobody sees a part of it.
 func (r *replica) maySpread() bool { return r.hole && r.volume.group.final != 0 }
 
 // lack notes blocks that are still to be sent.
@@ -87,7 +87,8 @@ func (c *Core) inOne(r *replica) {
 	r.fullCG, r.fullEpoch = v.group.open, v.gens[len(v.gens)-1].epoch
 }
 
-// reopen decides how a copy that is not whole goes on when CG cg is opened with all that was given up; that is in r.open.
+// reopen decides how a copy that is not whole goes on when CG cg is opened with all that was given up; that is in
+// r.open.
 func (c *Core) reopen(r *replica, cg uint64) {
 	r.rest = false
 	if r.maySpread() {
@@ -175,7 +176,8 @@ func (c *Core) SetFirstCopyRate(rate int64) {
 	c.pace.tick(c)
 }
 
-// mayReadFirst: a quarter of a second's worth of transmission may wait, an eighth of the queue at most, and two reads at least.
+// mayReadFirst: a quarter of a second's worth of transmission may wait, an eighth of the queue at most, and two reads
+// at least.
 func (c *Core) mayReadFirst(cn *conn) bool {
 	worth := int64(cn.rate.value(c.now) / 4)
 	most := max(min(worth, c.opt.QueueBytes/8), 2*c.opt.CatchupBytes)

@@ -85,8 +85,8 @@ func (c *Core) Manage(session int, m wire.Commanded) {
 	}
 }
 
-// enterEpoch has a higher epoch noted in the write-intent log: a primary that is restarted must go on refusing the managers
-// that this one took over from.
+// enterEpoch has a higher epoch noted in the write-intent log: a primary that is restarted must go on refusing the
+// managers that this one took over from.
 func (c *Core) enterEpoch(g *group, epoch uint64) {
 	if epoch == g.epoch {
 		return
@@ -240,8 +240,8 @@ func (g *group) unsent(final uint64) bool {
 }
 
 // vouches says whether CG cg, opened in epoch, is final if CG final is. Of an older manager's CG a higher final one
-// says nothing: a manager that was replaced, and does not know it, can have a primary that has just started, and knows no
-// epoch yet, cut a CG that no secondary takes any more.
+// says nothing: a manager that was replaced, and does not know it, can have a primary that has just started, and
+// knows no epoch yet, cut a CG that no secondary takes any more.
 func (g *group) vouches(cg, epoch, final uint64) bool {
 	return cg == final || cg < final && epoch == g.epoch
 }
@@ -273,8 +273,8 @@ func (c *Core) setFinal(g *group, final uint64) {
 	c.intent.finalMoved = true
 }
 
-// finalWithout: a CG is final that a secondary does not have. It had no part in that CG, for it has joined the group since; what
-// it got of it does not count, and is forgotten here.
+// finalWithout: a CG is final that a secondary does not have. It had no part in that CG, for it has joined the group
+// since; what it got of it does not count, and is forgotten here.
 func (c *Core) finalWithout(cn *conn) {
 	lacked := cn.lacks
 	cn.lacks = 0

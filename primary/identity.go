@@ -9,11 +9,12 @@ import (
 	"github.com/farside-storage/farside/wire"
 )
 
-// ErrUnknownCopy: the volume on the secondary holds something that this primary did not put there, or no longer knows of.
+// ErrUnknownCopy: the volume on the secondary holds something that this primary did not put there, or no longer knows
+// of.
 var ErrUnknownCopy = errors.New("the volume on the secondary holds something unknown")
 
-// examine says whether the volumes that a secondary has are ones that this primary may send to (PROTOCOL.md, "Which copy this is").
-// Nothing is changed by it.
+// examine says whether the volumes that a secondary has are ones that this primary may send to (PROTOCOL.md, "Which
+// copy this is"). Nothing is changed by it.
 func (c *Core) examine(cn *conn, m *wire.Attached) error {
 	if len(m.Volumes) != len(cn.replicas) {
 		return fmt.Errorf("secondary %q tells of %d volumes, %d are attached: %w", cn.secondary, len(m.Volumes), len(cn.replicas), wire.ErrProtocol)
@@ -45,7 +46,8 @@ func (r *replica) unknownCopy(there wire.VolumeState) error {
 		r.volume.group.name, r.volume.spec.Name, ErrUnknownCopy, r.conn.secondary, id, known, id)
 }
 
-// meet takes note of the volumes that the secondary has; a volume that is not the one known so far is copied as a whole.
+// meet takes note of the volumes that the secondary has; a volume that is not the one known so far is copied as a
+// whole.
 func (c *Core) meet(cn *conn, m *wire.Attached) {
 	for i, r := range cn.replicas {
 		if there := m.Volumes[i]; there.Identity != r.identity {
@@ -99,8 +101,8 @@ func (c *Core) checkCopy(cn *conn, m *wire.Attached) {
 	}
 }
 
-// loseCut gives up a CG that was cut before the whole of a copy became part of the open one: even if nothing of it was sent yet, it would
-// make a copy with holes visible.
+// loseCut gives up a CG that was cut before the whole of a copy became part of the open one: even if nothing of it
+// was sent yet, it would make a copy with holes visible.
 func (c *Core) loseCut(r *replica, complete uint64) {
 	if r.spread && r.conn.cut != nil {
 		return // its manifest will say so
@@ -110,8 +112,8 @@ func (c *Core) loseCut(r *replica, complete uint64) {
 	}
 }
 
-// checkNoted keeps the connection back while the log does not say durably to which volumes it leads. Else a first copy could become
-// final, and this primary, after a crash, find a volume that it knows nothing of.
+// checkNoted keeps the connection back while the log does not say durably to which volumes it leads. Else a first
+// copy could become final, and this primary, after a crash, find a volume that it knows nothing of.
 func (cn *conn) checkNoted() {
 	cn.unnoted = slices.ContainsFunc(cn.replicas, func(r *replica) bool { return r.noted != r.identity })
 }

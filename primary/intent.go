@@ -44,8 +44,9 @@ type volumeIntent struct {
 	settled  *bitmap
 	settling *IO // the flush in progress, and in flushing what it covers
 	flushing *bitmap
-	// doubted are regions that were marked when a flush failed. The device may have dropped what it had not made durable, and a later
-	// flush that ends well says nothing of it: they stay marked until a restart sends them again.
+	// doubted are regions that were marked when a flush failed. The device may have dropped what it had not made
+	// durable, and a later flush that ends well says nothing of it: they stay marked until a restart sends them
+	// again.
 	doubted *bitmap
 }
 
@@ -144,7 +145,8 @@ func (s *intentState) nextWrite(c *Core) *IntentWrite {
 	return &s.write
 }
 
-// unlogged says whether marks are of a volume that the newest snapshot does not have: it has joined since, while a failure held the next one back.
+// unlogged says whether marks are of a volume that the newest snapshot does not have: it has joined since, while a
+// failure held the next one back.
 func (c *Core) unlogged(marks []mark) bool {
 	return slices.ContainsFunc(marks, func(m mark) bool { return c.volumes[m.volume].logIndex < 0 })
 }
@@ -430,7 +432,8 @@ func (c *Core) restoreIntent(prior *IntentLog) {
 	}
 }
 
-// restoreLeft remembers, besides those that had left before, the volumes that are in the log and not there any more: they left between two runs.
+// restoreLeft remembers, besides those that had left before, the volumes that are in the log and not there any more:
+// they left between two runs.
 func (c *Core) restoreLeft(prior *IntentLog) {
 	c.left = slices.Clone(prior.Left)
 	for _, iv := range prior.Volumes {

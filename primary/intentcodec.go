@@ -26,8 +26,8 @@ type IntentLog struct {
 	Problem string
 }
 
-// IntentGroup is the newest CG of a group that was known to be final, the highest epoch that was obeyed, and the name of the
-// manager that had it, "" if not known.
+// IntentGroup is the newest CG of a group that was known to be final, the highest epoch that was obeyed, and the name
+// of the manager that had it, "" if not known.
 type IntentGroup struct {
 	Name    string
 	Final   uint64
@@ -52,8 +52,8 @@ type IntentLeft struct {
 	Identity           wire.UUID
 }
 
-// IntentCopy says to which volume of a secondary the volume is copied, zero if to none yet, and whether that ever had the whole
-// volume. If not, Lacking has a bit for each region that it may not have, in addition to the marks.
+// IntentCopy says to which volume of a secondary the volume is copied, zero if to none yet, and whether that ever had
+// the whole volume. If not, Lacking has a bit for each region that it may not have, in addition to the marks.
 type IntentCopy struct {
 	Secondary string
 	Identity  wire.UUID
@@ -80,8 +80,9 @@ func (l *IntentLog) volume(group, name string) *IntentVolume {
 	return nil
 }
 
-// copyOn is the copy on a secondary. If the log does not know that one, but has one copy that is on none of the secondaries there
-// are now, then that secondary has another address since: its identity will show if it is really the same.
+// copyOn is the copy on a secondary. If the log does not know that one, but has one copy that is on none of the
+// secondaries there are now, then that secondary has another address since: its identity will show if it is really
+// the same.
 func (v *IntentVolume) copyOn(secondary string, now []string) IntentCopy {
 	var moved []IntentCopy
 	for _, c := range v.Copies {
@@ -111,11 +112,12 @@ const (
 	maxIntentPlace = 8192
 )
 
-// encodeSnapshot: magic u64, version u32, zero u32, length u64 (of all up to the checksum), sequence
-// u64, region u64; groups: count u32, each name, final u64, epoch u64, manager; volumes: count u32, each group name, name,
-// size u64, place, copies (count u32, each name, identity 16 bytes, synced u8, words u32, lacking), words u32, marks; copies that volumes
-// had that have left: count u32, each group name, name, place, size u64, secondary, identity 16 bytes; XXH64 of all that;
-// zeros up to a multiple of 4096. A name or place is u16 length and bytes; the manager's, and a place, may be empty.
+// encodeSnapshot: magic u64, version u32, zero u32, length u64 (of all up to the checksum), sequence u64, region u64;
+// groups: count u32, each name, final u64, epoch u64, manager; volumes: count u32, each group name, name, size u64,
+// place, copies (count u32, each name, identity 16 bytes, synced u8, words u32, lacking), words u32, marks; copies
+// that volumes had that have left: count u32, each group name, name, place, size u64, secondary, identity 16 bytes;
+// XXH64 of all that; zeros up to a multiple of 4096. A name or place is u16 length and bytes; the manager's, and a
+// place, may be empty.
 func encodeSnapshot(l *IntentLog) []byte {
 	le := binary.LittleEndian
 	b := le.AppendUint64(nil, intentMagic)
@@ -198,9 +200,9 @@ func recordSize(marks int) int64 {
 	return int64(recordFixed+8*marks+8+intentAlign-1) / intentAlign * intentAlign
 }
 
-// appendRecord: magic u32, count u32, sequence of the snapshot u64, index u64, chain u64; marks, each
-// volume<<48 | region; XXH64 of all that; zeros up to a multiple of 4096. Then all of it once more: of a record that was
-// being written in a crash both copies may be bad, of one that is damaged later only one is.
+// appendRecord: magic u32, count u32, sequence of the snapshot u64, index u64, chain u64; marks, each volume<<48 |
+// region; XXH64 of all that; zeros up to a multiple of 4096. Then all of it once more: of a record that was being
+// written in a crash both copies may be bad, of one that is damaged later only one is.
 func appendRecord(b []byte, seq, index, chain uint64, marks []mark) []byte {
 	le := binary.LittleEndian
 	b = le.AppendUint32(b, recordMagic)

@@ -7,10 +7,11 @@ import (
 	"github.com/farside-storage/farside/wire"
 )
 
-// A volume that has left its group may join it again, and its copy may still be there, set aside. That copy is no foreign data: it is overwritten without an
-// operator's word (CoreOptions.Overwrite), though as a whole, for nobody knows what has changed meanwhile. So the write-intent log remembers which volume of a
-// secondary was the copy of which volume here. What is here must be the same too: a copy may be all that is left of a device that another
-// one has taken the place of. VolumeSpec.Place tells them apart.
+// A volume that has left its group may join it again, and its copy may still be there, set aside. That copy is no
+// foreign data: it is overwritten without an operator's word (CoreOptions.Overwrite), though as a whole, for nobody
+// knows what has changed meanwhile. So the write-intent log remembers which volume of a secondary was the copy of
+// which volume here. What is here must be the same too: a copy may be all that is left of a device that another one
+// has taken the place of. VolumeSpec.Place tells them apart.
 
 // maxLeft is how many copies of volumes that have left are remembered: the newest.
 const maxLeft = 256

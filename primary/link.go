@@ -118,8 +118,8 @@ func (l *link) connect() (attached bool, err error) {
 	return true, l.serve(conn)
 }
 
-// leave tells the secondary that this stream has ended, so that it does not wait for it to be resumed, and closes the connection. A secondary that
-// takes in nothing is not waited for.
+// leave tells the secondary that this stream has ended, so that it does not wait for it to be resumed, and closes the
+// connection. A secondary that takes in nothing is not waited for.
 func (l *link) leave(conn *wire.Conn) {
 	late := time.AfterFunc(lastWords, func() { _ = conn.Close() }) // all its errors would be those of a dying connection
 	defer late.Stop()

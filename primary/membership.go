@@ -10,11 +10,12 @@ import (
 	"github.com/farside-storage/farside/wire"
 )
 
-// Volumes join and leave a group while it runs. An Attach lists the volumes of a connection, and each manifest has an entry for each: so
-// the list changes between two CGs only, by a new stream on a new connection. It changes when no CG is cut that is not final, and nothing of the
-// open one was sent: from the cut on that follows a change, the open CG is held back until the one before is final. What was queued
-// stays queued, and nothing has to be sent again. Where no cut comes (a group that is paused), the list changes after
-// membershipPatience all the same, and what was sent of the open CG is sent again.
+// Volumes join and leave a group while it runs. An Attach lists the volumes of a connection, and each manifest has an
+// entry for each: so the list changes between two CGs only, by a new stream on a new connection. It changes when no
+// CG is cut that is not final, and nothing of the open one was sent: from the cut on that follows a change, the open
+// CG is held back until the one before is final. What was queued stays queued, and nothing has to be sent again.
+// Where no cut comes (a group that is paused), the list changes after membershipPatience all the same, and what was
+// sent of the open CG is sent again.
 
 // membershipPatience is how long a cut is awaited.
 const membershipPatience = 2 * time.Second
@@ -22,8 +23,8 @@ const membershipPatience = 2 * time.Second
 // ErrListChanged ends a connection whose list of volumes is not the one that holds now.
 var ErrListChanged = errors.New("the volumes of the connection have changed: it is made anew")
 
-// AddVolume takes a volume into a group while the core runs, and returns its index. The secondaries must have it, or they
-// refuse the whole connection. An error changes nothing.
+// AddVolume takes a volume into a group while the core runs, and returns its index. The secondaries must have it, or
+// they refuse the whole connection. An error changes nothing.
 func (c *Core) AddVolume(name string, s VolumeSpec) (int, error) {
 	g, known := c.byName[name]
 	if !known {
@@ -52,8 +53,8 @@ func (c *Core) AddVolume(name string, s VolumeSpec) (int, error) {
 	return v.index, nil
 }
 
-// RemoveVolume leaves a volume out of its group. No request of a host may be in progress on it, and none is taken any more. Actions.Gone
-// tells when the volume is in no manifest any more and its device is not used.
+// RemoveVolume leaves a volume out of its group. No request of a host may be in progress on it, and none is taken any
+// more. Actions.Gone tells when the volume is in no manifest any more and its device is not used.
 func (c *Core) RemoveVolume(index int) error {
 	v := c.volumes[index]
 	if v.leaving {
@@ -137,8 +138,8 @@ func (c *Core) regroup(cn *conn) {
 	}
 }
 
-// rehandle gives what is queued of the open CG the new handles. If some of it was sent, it is dropped as a whole once the connection is
-// there again, see restartStream.
+// rehandle gives what is queued of the open CG the new handles. If some of it was sent, it is dropped as a whole once
+// the connection is there again, see restartStream.
 func (c *Core) rehandle(cn *conn, old []*replica) {
 	l := cn.open
 	for range l.items.len() {

@@ -22,8 +22,9 @@ import (
 type Options struct {
 	// Name of the node, as peers and operators see it.
 	Name string
-	// Groups and their volumes. Device i of Devices holds the i-th volume, counted over all groups in
-	// order. Where one can be closed by itself (ring.DeviceCloser), it is when its volume has left its group and nothing uses it any more.
+	// Groups and their volumes. Device i of Devices holds the i-th volume, counted over all groups in order. Where
+	// one can be closed by itself (ring.DeviceCloser), it is when its volume has left its group and nothing uses it
+	// any more.
 	Groups  []GroupSpec
 	Devices ring.Devices
 	// Queue sizes the ring to the devices; the zero value is useful.
@@ -41,7 +42,8 @@ type Options struct {
 	Wire wire.Options
 	// MaxBackoff bounds the pause between attempts to reach a secondary; 0 means 2 s.
 	MaxBackoff time.Duration
-	// Reload is called when a tool has the configuration read again (wire.Reload); its error is the answer. Nil: that is refused.
+	// Reload is called when a tool has the configuration read again (wire.Reload); its error is the answer. Nil: that
+	// is refused.
 	Reload func() error
 	// Log gets what operators should know; nil discards it.
 	Log *slog.Logger
@@ -90,8 +92,8 @@ type Node struct {
 	idle     sync.Cond
 }
 
-// parts are what a node has of volumes and connections, by their indexes in the core. What it points at never changes: a change makes
-// another one, under Node.mu.
+// parts are what a node has of volumes and connections, by their indexes in the core. What it points at never
+// changes: a change makes another one, under Node.mu.
 type parts struct {
 	links   []*link
 	volumes []*Volume // those that have left stay, as their indexes do

@@ -8,9 +8,9 @@ import (
 	"github.com/farside-storage/farside/wire"
 )
 
-// AddVolume has a volume join a group of the running node. devs holds its device alone; secondaries has the addresses of those that
-// are not known yet. The node uses devs until release is called; an error changes nothing, and release is not called. The secondaries must
-// have the volume: one that does not refuses the connection of the whole group.
+// AddVolume has a volume join a group of the running node. devs holds its device alone; secondaries has the addresses
+// of those that are not known yet. The node uses devs until release is called; an error changes nothing, and release
+// is not called. The secondaries must have the volume: one that does not refuses the connection of the whole group.
 func (n *Node) AddVolume(group string, spec VolumeSpec, devs ring.Devices, secondaries map[string]string, release func()) (*Volume, error) {
 	if info := devs.Info(); len(info) != 1 || spec.Size > uint64(info[0].Size) {
 		return nil, fmt.Errorf("volume %q of %d bytes on devices %+v: want one that is large enough", spec.Name, spec.Size, info)
@@ -59,8 +59,8 @@ func (n *Node) addVolume(group string, spec VolumeSpec, secondaries map[string]s
 	return v, next.links[len(old.links):], nil
 }
 
-// RemoveVolume has a volume leave its group. Its copies stay as they are as of their last CG, and secondaries wait for it until they are told
-// to set it aside. An error, if a host's requests are in progress, changes nothing.
+// RemoveVolume has a volume leave its group. Its copies stay as they are as of their last CG, and secondaries wait
+// for it until they are told to set it aside. An error, if a host's requests are in progress, changes nothing.
 func (n *Node) RemoveVolume(v *Volume) (err error) {
 	if v.left.Swap(true) {
 		return nil
@@ -72,8 +72,8 @@ func (n *Node) RemoveVolume(v *Volume) (err error) {
 	return err
 }
 
-// Former is the identity of the copy that a volume had on a secondary before it left its group, zero if none is known. What is known is in
-// the write-intent log; the place must be the same (VolumeSpec.Place).
+// Former is the identity of the copy that a volume had on a secondary before it left its group, zero if none is
+// known. What is known is in the write-intent log; the place must be the same (VolumeSpec.Place).
 func (n *Node) Former(group string, spec VolumeSpec, secondary string) (id wire.UUID) {
 	n.visit(func(c *Core) { id = c.Former(group, spec, secondary) })
 	return id

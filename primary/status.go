@@ -50,8 +50,8 @@ type VolumeStatus struct {
 	ChangedBlocks uint64       `json:"changed_blocks"` // since the last final CG
 	Copies        []CopyStatus `json:"copies"`
 	LastError     string       `json:"last_error,omitempty"`
-	// Joining: the volume was added, and will be part of a consistency group to come. Leaving: it was taken out, and is part still
-	// of the one in progress.
+	// Joining: the volume was added, and will be part of a consistency group to come. Leaving: it was taken out, and
+	// is part still of the one in progress.
 	Joining bool `json:"joining,omitempty"`
 	Leaving bool `json:"leaving,omitempty"`
 }

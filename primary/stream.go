@@ -43,8 +43,8 @@ type lane struct {
 // seals the connection's frames: one goroutine at a time, frames in their order.
 type tally struct {
 	digests []wire.Digest
-	// partial, by handle: blocks of the volume's first copy are missing after this CG. Guarded as the core is, and settled when
-	// the manifest's frame is made.
+	// partial, by handle: blocks of the volume's first copy are missing after this CG. Guarded as the core is, and
+	// settled when the manifest's frame is made.
 	partial []bool
 }
 
@@ -398,8 +398,8 @@ func (c *Core) Credit(index int, applied uint64) error {
 	return nil
 }
 
-// Attach makes the message that opens a connection; fresh is used if a new stream is needed. Nil: there is no volume to attach;
-// Actions.Reattach tells of one.
+// Attach makes the message that opens a connection; fresh is used if a new stream is needed. Nil: there is no volume
+// to attach; Actions.Reattach tells of one.
 func (c *Core) Attach(index int, fresh wire.UUID) *wire.Attach {
 	cn := c.conns[index]
 	if !cn.resumable {

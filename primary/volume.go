@@ -64,7 +64,8 @@ type Volume struct {
 	release     func()      // called when nothing uses the device any more; nil: it is the node's
 	closing     sync.Once
 
-	// reading counts reads and flushes in progress, which the core does not know of. Who ends the last one of a volume that has left tells unread.
+	// reading counts reads and flushes in progress, which the core does not know of. Who ends the last one of a
+	// volume that has left tells unread.
 	reading atomic.Int64
 	unread  chan struct{} // room for one
 }
