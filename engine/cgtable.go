@@ -27,7 +27,7 @@ type cgTable struct {
 	chunks [][]logEntry
 	n      uint32   // entries in the log
 	zeroed []vrange // sorted, disjoint, not touching
-	order  []uint64 // off heap; the keys in table order, from journaling until the fold, which needs them too. Control loop only
+	order  []uint64 // off heap; what sorted returns, once it was asked for
 }
 
 // logEntry is the newest location of one virtual block in a CG. block 0: reads as zeros.
@@ -70,7 +70,7 @@ const smallChunks = 20
 type tableMemory struct {
 	first   slabs[logEntry]            // the first smallChunks of a table
 	chunks  slabs[logEntry]            // the others: cut from huge pages
-	indexes [posBits + 3]slabs[uint64] // by log2 of the size
+	indexes [posBits + 3]slabs[uint64] // by log2 of the size; for keys in table order too
 }
 
 func newTableMemory() *tableMemory {
@@ -105,7 +105,7 @@ func newCGTable(vol *Volume, cg uint64, mem *tableMemory) (*cgTable, error) {
 // newCGTableFor is newCGTable for n entries: the index does not grow on the way.
 func newCGTableFor(vol *Volume, cg uint64, mem *tableMemory, n int) (*cgTable, error) {
 	indexBits := uint(minIndexBits)
-	for n >= 1<<indexBits/4*3 {
+	for n > 1<<indexBits/4*3 {
 		indexBits++
 	}
 	t := &cgTable{vol: vol, cg: cg, mem: mem}
@@ -120,8 +120,8 @@ func (t *cgTable) free() {
 	if t.index != nil {
 		t.mem.indexes[64-t.shift].put(t.index)
 	}
-	unmapSlice(t.order)
-	t.chunks, t.index, t.n, t.zeroed, t.order = nil, nil, 0, nil, nil
+	t.dropOrder()
+	t.chunks, t.index, t.n, t.zeroed = nil, nil, 0, nil
 }
 
 func (t *cgTable) at(pos uint32) *logEntry {
@@ -132,20 +132,24 @@ func (t *cgTable) at(pos uint32) *logEntry {
 // computes a checksum before it needs it.
 func (t *cgTable) prefetch(b VBlock) { prefetch(&t.index[t.home(b)]) }
 
-// prefetchEntry brings closer what the log has of b, if anything. It reads the index: prefetch that before.
-func (t *cgTable) prefetchEntry(b VBlock) {
-	if s := t.index[t.slot(b)]; s != 0 {
+// find is slot, and brings closer what the log has of b, if anything. It reads the index: prefetch that before.
+func (t *cgTable) find(b VBlock) (slot uint64) {
+	slot = t.slot(b)
+	if s := t.index[slot]; s != 0 {
 		prefetch(&t.at(uint32(s&posMask) - 1).sum)
 	}
+	return slot
 }
 
 // home is where b would stand in the index if nothing else were there.
 func (t *cgTable) home(b VBlock) uint64 { return uint64(b) * 0x9E3779B97F4A7C15 >> t.shift }
 
 // slot returns where b is in the index, or the empty slot where it belongs.
-func (t *cgTable) slot(b VBlock) uint64 {
+func (t *cgTable) slot(b VBlock) uint64 { return t.slotFrom(t.home(b), b) }
+
+// slotFrom is slot for one who knows that b is not before i: nothing in the index ever moves but in resize.
+func (t *cgTable) slotFrom(i uint64, b VBlock) uint64 {
 	mask := uint64(len(t.index) - 1)
-	i := t.home(b)
 	for {
 		s := t.index[i]
 		if s == 0 || s>>posBits == uint64(b) {
@@ -155,22 +159,34 @@ func (t *cgTable) slot(b VBlock) uint64 {
 	}
 }
 
+// reserve makes room in the index for n blocks more: until so many are put, it stays where it is.
+func (t *cgTable) reserve(n int) error {
+	for uint64(t.n)+uint64(n) > uint64(len(t.index))/4*3 {
+		if err := t.resize(64 - t.shift + 1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // put records that b is now at p. It returns the log position and, if the CG had
 // placed b before, the block that it superseded.
 func (t *cgTable) put(b VBlock, p PBlock, sum uint64) (pos uint32, superseded PBlock, err error) {
-	i := t.slot(b)
+	if err := t.reserve(1); err != nil {
+		return 0, 0, err
+	}
+	return t.putFrom(t.home(b), b, p, sum)
+}
+
+// putFrom is put where there is room in the index; from is what find returned since the last resize, or b's home.
+func (t *cgTable) putFrom(from uint64, b VBlock, p PBlock, sum uint64) (pos uint32, superseded PBlock, err error) {
+	i := t.slotFrom(from, b)
 	if s := t.index[i]; s != 0 {
 		pos = uint32(s&posMask) - 1
 		e := t.at(pos)
 		superseded = e.block
 		*e = logEntry{p, sum}
 		return pos, superseded, nil
-	}
-	if uint64(t.n) >= uint64(len(t.index))/4*3 {
-		if err := t.resize(64 - t.shift + 1); err != nil {
-			return 0, 0, err
-		}
-		i = t.slot(b)
 	}
 	if t.n>>chunkBits == uint32(len(t.chunks)) {
 		if err := t.grow(); err != nil {
@@ -288,11 +304,33 @@ func (t *cgTable) lookup(b VBlock) (e entry, found bool) {
 	return 0, false
 }
 
-// sorted returns the keys (VBlock<<28 | position + 1) in table order, in off-heap memory that
-// the caller unmaps.
+// forKeys is where memory for n keys comes from.
+func (m *tableMemory) forKeys(n int) *slabs[uint64] {
+	return &m.indexes[max(minIndexBits, bits.Len(uint(n-1)))]
+}
+
+func (t *cgTable) dropOrder() {
+	if t.order != nil {
+		t.mem.forKeys(cap(t.order)).put(t.order[:cap(t.order)])
+		t.order = nil
+	}
+}
+
+// sorted returns the keys (VBlock<<28 | position + 1) in table order. They are the table's, and right until a block is new in
+// it. Control loop only, or whoever else has the table alone.
 func (t *cgTable) sorted() ([]uint64, error) {
-	keys, err := mapHuge[uint64](uint64(t.n))
+	if len(t.order) == int(t.n) {
+		return t.order, nil
+	}
+	t.dropOrder()
+	from := t.mem.forKeys(int(t.n))
+	keys, err := from.get()
 	if err != nil {
+		return nil, err
+	}
+	spare, err := from.get()
+	if err != nil {
+		from.put(keys)
 		return nil, err
 	}
 	i := 0
@@ -302,16 +340,9 @@ func (t *cgTable) sorted() ([]uint64, error) {
 			i++
 		}
 	}
-	return keys, radixSort(keys)
-}
-
-// takeOrder returns what sorted returns, from t.order if that has it.
-func (t *cgTable) takeOrder() ([]uint64, error) {
-	keys := t.order
-	if t.order = nil; keys != nil {
-		return keys, nil
-	}
-	return t.sorted()
+	t.order, spare = radixSort(keys[:i], spare[:i])
+	from.put(spare[:cap(spare)])
+	return t.order, nil
 }
 
 // keysAhead is how many keys before its turn an entry of the log is asked for: in table order they are far from each other.
@@ -324,43 +355,34 @@ func (t *cgTable) prefetchKey(keys []uint64, at int) {
 	}
 }
 
-// radixSort sorts keys by their virtual block, least significant digit first; the
-// digits above the largest block are not visited.
-func radixSort(keys []uint64) error {
+// radixSort sorts keys by their virtual block, least significant digit first; the digits above the largest block are not
+// visited. The result is in one of both slices, which are as long as each other; it returns that one, and the other.
+func radixSort(keys, spare []uint64) (sorted, rest []uint64) {
 	const digit = 11
 	if len(keys) < 256 {
 		slices.Sort(keys)
-		return nil
-	}
-	tmp, err := mapHuge[uint64](uint64(len(keys)))
-	if err != nil {
-		return err
+		return keys, spare
 	}
 	var all uint64
 	for _, k := range keys {
 		all |= k
 	}
-	from, to := keys, tmp
 	for shift := posBits; shift < bits.Len64(all); shift += digit {
 		var count [1<<digit + 1]uint32
-		for _, k := range from {
+		for _, k := range keys {
 			count[k>>shift&(1<<digit-1)+1]++
 		}
 		for i := 1; i < len(count); i++ {
 			count[i] += count[i-1]
 		}
-		for _, k := range from {
+		for _, k := range keys {
 			d := k >> shift & (1<<digit - 1)
-			to[count[d]] = k
+			spare[count[d]] = k
 			count[d]++
 		}
-		from, to = to, from
+		keys, spare = spare, keys
 	}
-	if &from[0] != &keys[0] {
-		copy(keys, from)
-	}
-	unmapSlice(tmp)
-	return nil
+	return keys, spare
 }
 
 // blocks calls f for every physical block the table names.

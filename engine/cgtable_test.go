@@ -40,6 +40,10 @@ func TestCGTableModel(t *testing.T) {
 					m.put(t, table, VBlock((uint64(first)+i*step)%space), i*0x9e3779b97f4a7c15)
 				}
 			},
+			"many": func(t *rapid.T) { // as a writer does: all are looked for before the first is put
+				blocks := rapid.SliceOfN(block, 1, 40).Draw(t, "blocks")
+				m.putMany(t, table, append(blocks, blocks[0]))
+			},
 			"zero": func(t *rapid.T) {
 				r := vrange{first: block.Draw(t, "first")}
 				r.n = min(rapid.SampledFrom([]uint64{1, maxPointZeroes, maxPointZeroes + 1, 100, 2000}).Draw(t, "n"), space-uint64(r.first))
@@ -59,6 +63,29 @@ func (m *modelTable) put(t *rapid.T, table *cgTable, b VBlock, sum uint64) {
 		t.Fatalf("block %d superseded %d, want %d (%v)", b, superseded, old.block, err)
 	}
 	m.said[b] = logEntry{p, sum}
+}
+
+func (m *modelTable) putMany(t *rapid.T, table *cgTable, blocks []VBlock) {
+	if err := table.reserve(len(blocks)); err != nil {
+		t.Fatal(err)
+	}
+	slots := make([]uint64, len(blocks))
+	for i, b := range blocks {
+		slots[i] = table.find(b)
+	}
+	size := len(table.index)
+	for i, b := range blocks {
+		p := m.next
+		m.next++
+		old := m.said[b]
+		if _, superseded, err := table.putFrom(slots[i], b, p, uint64(i)); err != nil || superseded != old.block {
+			t.Fatalf("block %d superseded %d, want %d (%v)", b, superseded, old.block, err)
+		}
+		m.said[b] = logEntry{p, uint64(i)}
+	}
+	if len(table.index) != size || int(table.n) > size/4*3 {
+		t.Fatalf("an index of %d slots, with room reserved, has %d now, of which %d are taken", size, len(table.index), table.n)
+	}
 }
 
 // zero expects that every block of the CG in the range is given up exactly once.
@@ -111,7 +138,6 @@ func (m *modelTable) compare(t *rapid.T, table *cgTable, space uint64) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unmapSlice(keys)
 	if len(keys) != int(table.n) {
 		t.Fatalf("%d keys of %d entries", len(keys), table.n)
 	}
@@ -157,22 +183,43 @@ func TestRadixSort(t *testing.T) {
 		n := rapid.SampledFrom([]int{0, 1, 2, 255, 256, 257, 5000}).Draw(t, "n")
 		high := rapid.SampledFrom([]uint64{1, 1 << 11, 1<<11 + 1, 1 << 22, 1 << 36}).Draw(t, "blocks")
 		seed := rapid.Uint64().Draw(t, "seed")
-		keys, err := mapSlice[uint64](uint64(n))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer unmapSlice(keys)
+		keys := make([]uint64, n)
 		for i := range keys { // positions tell equal blocks apart: the order among them stays
 			seed = seed*6364136223846793005 + 1442695040888963407
 			keys[i] = seed>>20%high<<posBits | uint64(i+1)
 		}
 		want := slices.Clone(keys)
 		slices.SortStableFunc(want, func(a, b uint64) int { return cmp.Compare(a>>posBits, b>>posBits) })
-		if err := radixSort(keys); err != nil {
-			t.Fatal(err)
-		}
-		if !slices.Equal(want, keys) {
+		got, rest := radixSort(keys, make([]uint64, n))
+		if !slices.Equal(want, got) {
 			t.Fatalf("%d keys below %d are not sorted", n, high)
 		}
+		if len(rest) != n || n > 0 && &rest[0] == &got[0] {
+			t.Fatal("what is left over is not the other slice")
+		}
 	})
+}
+
+// TestReserve: after it the index may fill up to its limit, however full it was before.
+func TestReserve(t *testing.T) {
+	mem := newTableMemory()
+	defer mem.close()
+	table, err := newCGTable(&Volume{name: "v"}, 1, mem)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer table.free()
+	for b := range VBlock(5000) {
+		for _, n := range []int{128, 1} {
+			if err := table.reserve(n); err != nil {
+				t.Fatal(err)
+			}
+			if limit := len(table.index) / 4 * 3; int(table.n)+n > limit {
+				t.Fatalf("%d blocks in an index for %d, with room for %d more", table.n, limit, n)
+			}
+		}
+		if _, _, err := table.putFrom(table.find(b), b, 1, 1); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

@@ -14,7 +14,7 @@ type completion struct {
 
 	whole  int // marks of volumes that were journaled
 	table  int
-	keys   []uint64 // of the table in work; off heap
+	keys   []uint64 // of the table in work
 	next   int
 	zrange int
 	opened bool
@@ -25,7 +25,7 @@ type completion struct {
 // startCompletions takes up every group's next CG that is sealed on all volumes.
 func (c *control) startCompletions() {
 	for _, g := range c.pool.groups {
-		if g.takeGaps(); g.busy || c.completing(g) {
+		if g.takeGaps(); g.busy || c.completing(g) || c.foldInWork(g) {
 			continue
 		}
 		s := g.ready()
@@ -167,7 +167,6 @@ func (j *completion) fill(b []byte) ([]byte, error) {
 		if j.zrange < len(t.zeroed) || j.next < len(j.keys) {
 			return b, nil // full
 		}
-		t.order = j.keys
 		j.keys, j.opened = nil, false
 		j.table++
 	}
@@ -249,7 +248,6 @@ func (j *completion) ended(c *control, err error) {
 
 // drop gives up: the CG was discarded. No record names its blocks as part of a complete CG.
 func (j *completion) drop(c *control) {
-	unmapSlice(j.keys)
 	j.keys, j.done = nil, true
 	c.pool.releaseTables(j.cg.tables)
 	c.remove(j)

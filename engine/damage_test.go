@@ -202,7 +202,6 @@ func (r *recovery) describeAll() string {
 				for _, k := range keys {
 					fmt.Fprint(h, k>>posBits, *t.at(uint32(k&posMask) - 1), ";")
 				}
-				unmapSlice(keys)
 				fmt.Fprintf(&b, "  CG %d %s %v %x\n", t.cg, t.vol.name, t.zeroed, h.Sum64())
 			}
 		}

@@ -270,5 +270,4 @@ func (d *dumper) cg(g *Group, t *cgTable) {
 		dev, block := d.r.p.locate(e.block)
 		d.lineOf(t.vol, t.cg, "CG pointer", dev, block, "CG %d %s/%s %d -> %d checksum %016x", t.cg, g.name, t.vol.name, k>>posBits, e.block, e.sum)
 	}
-	unmapSlice(keys)
 }

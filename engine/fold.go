@@ -1,6 +1,9 @@
 package engine
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // foldStep is how many entries are folded before the control loop looks at other work.
 const foldStep = 8192
@@ -15,7 +18,7 @@ type fold struct {
 	g      *Group
 	cg     *liveCG
 	table  int      // index into cg.tables
-	keys   []uint64 // of the table in work, sorted; off heap
+	keys   []uint64 // of the table in work, sorted
 	next   int      // next key
 	zrange int      // next zeroed range; they are folded before the points
 	zblock VBlock
@@ -31,6 +34,12 @@ func (c *control) startFold(g *Group) {
 	}
 	g.folding = true
 	c.whenUnread(func() { c.folds = append(c.folds, &fold{g: g, cg: g.live[0], freed: newFreeing(c.pool.alloc)}) })
+}
+
+// foldInWork says that a CG of the group is being folded, which nothing can hold up. Whoever wants to know what a block of the group is waits
+// for that: each look into a CG pointer table that is not folded is a miss, which costs more than folding the entry.
+func (c *control) foldInWork(g *Group) bool {
+	return slices.ContainsFunc(c.folds, func(f *fold) bool { return f.g == g })
 }
 
 // stepFolds does a bounded piece of folding; it reports whether work is left.
@@ -84,7 +93,7 @@ func (f *fold) step(n int) (done bool, err error) {
 	for n > 0 && f.table < len(f.cg.tables) {
 		t := f.cg.tables[f.table]
 		if !f.opened {
-			if f.keys, err = t.takeOrder(); err != nil {
+			if f.keys, err = t.sorted(); err != nil {
 				return false, err
 			}
 			f.next, f.zrange, f.opened = 0, 0, true
@@ -99,7 +108,6 @@ func (f *fold) step(n int) (done bool, err error) {
 			return false, err
 		}
 		if f.zrange == len(t.zeroed) && f.next == len(f.keys) {
-			unmapSlice(f.keys)
 			f.keys, f.opened = nil, false
 			f.table++
 		}

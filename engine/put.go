@@ -20,6 +20,7 @@ type Run struct {
 type placing struct {
 	table *cgTable
 	block VBlock
+	slot  uint64 // of the table's index, from which on the block is to be looked for; verify finds it
 }
 
 // Put records an update of CG cg: len(sums) blocks of vol, from block first on, have the contents at the front of the
@@ -42,7 +43,7 @@ func (w *Writer) PutAll(cg uint64, runs []Run, sums []uint64) error {
 		return err
 	}
 	for i := range w.batch {
-		if err := w.place(w.batch[i].table, w.batch[i].block, sums[i]); err != nil {
+		if err := w.place(&w.batch[i], sums[i]); err != nil {
 			return err
 		}
 	}
@@ -68,7 +69,10 @@ func (w *Writer) collect(cg uint64, runs []Run, blocks int) error {
 			return fmt.Errorf("volume %s: put of %d blocks: %w: more than Space gave", r.Volume.name, r.Blocks, ErrState)
 		}
 		for k := range r.Blocks {
-			w.batch = append(w.batch, placing{b.table, r.First + VBlock(k)})
+			w.batch = append(w.batch, placing{table: b.table, block: r.First + VBlock(k)})
+		}
+		if err := b.table.reserve(len(w.batch)); err != nil {
+			return err
 		}
 	}
 	if len(w.batch) != blocks {
@@ -97,7 +101,8 @@ func (w *Writer) verify(sums []uint64) error {
 			}
 		}
 		for i := at; i < at+n; i++ {
-			w.batch[i].table.prefetchEntry(w.batch[i].block)
+			p := &w.batch[i]
+			p.slot = p.table.find(p.block)
 		}
 	}
 	return nil
@@ -125,7 +130,7 @@ func (w *Writer) pushFull() error {
 }
 
 // place gives the next block of the current buffer its physical block.
-func (w *Writer) place(t *cgTable, v VBlock, sum uint64) error {
+func (w *Writer) place(x *placing, sum uint64) error {
 	buf := w.current
 	if w.runLeft == 0 {
 		if err := w.refill(); err != nil {
@@ -135,7 +140,7 @@ func (w *Writer) place(t *cgTable, v VBlock, sum uint64) error {
 	p := w.run
 	w.run++
 	w.runLeft--
-	pos, superseded, err := t.put(v, p, sum)
+	pos, superseded, err := x.table.putFrom(x.slot, x.block, p, sum)
 	if err != nil {
 		w.kill(p)
 		return err
@@ -150,7 +155,7 @@ func (w *Writer) place(t *cgTable, v VBlock, sum uint64) error {
 		}
 	}
 	buf.at[buf.used] = p
-	buf.owner[buf.used] = bufferSlot{t, pos}
+	buf.owner[buf.used] = bufferSlot{x.table, pos}
 	buf.used++
 	w.stats.Blocks++
 	return nil

@@ -67,6 +67,7 @@ type binding struct {
 	vol   *Volume
 	table *cgTable
 	last  uint64 // newest CG sealed or received
+	usual int    // blocks of the CG sealed last: the next one has perhaps as many, and its index need not grow
 }
 
 // NewWriter opens a writer for the calling goroutine. Close it on the same goroutine.
@@ -212,7 +213,7 @@ func (w *Writer) begin(b *binding, cg uint64) error {
 	case cg <= b.last:
 		return fmt.Errorf("volume %s: %w: update of CG %d after CG %d", b.vol.name, ErrState, cg, b.last)
 	}
-	t, err := newCGTable(b.vol, cg, w.pool.memory)
+	t, err := newCGTableFor(b.vol, cg, w.pool.memory, b.usual)
 	if err != nil {
 		return err
 	}
@@ -273,7 +274,7 @@ func (w *Writer) seal(cg uint64, vols []*Volume, partial bool) error {
 			}
 		}
 		t := b.table
-		b.table, b.last = nil, cg
+		b.table, b.last, b.usual = nil, cg, int(t.n)
 		if !w.pool.ctl.post(func() { vol.group.seal(vol, cg, sealedVolume{t, partial}) }) {
 			return ErrClosed
 		}
