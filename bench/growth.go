@@ -170,13 +170,13 @@ func runGrowth(ctx context.Context, r *run) ([]Result, error) {
 		cold = append(cold, Repetition{Value: g.cold, Floor: (small[i].cold + small[i+1].cold) / 2})
 		rates = append(rates, Repetition{Value: g.rate, Floor: (small[i].rate + small[i+1].rate) / 2})
 	}
-	note := fmt.Sprintf("%d blocks, spread evenly over the volume: at 4 TiB each has a table page of its own on the device, and a quarter of a page in memory; "+
+	note := fmt.Sprintf("%d blocks, spread evenly over the volume: at 4 TiB each has a table page of its own on the device, and a leaf of 256 bytes in memory; "+
 		"processor time of the process, folding and journal included, checkpoints where they fall", r.scattered())
 	return []Result{
 		result(Result{Name: "growth/steady", Goal: "P15", Unit: "ns/update", Target: atMost(1.3), FloorName: "the same number of blocks on a volume of 4 GiB",
 			Notes: []string{note, "each block was updated before; CGs of as many random updates as there are blocks, one after the other as fast as they become final"}}, steady),
 		result(Result{Name: "growth/cold", Goal: "P15", Unit: "ns/update", Target: atMost(1.6), FloorName: "the first update of the same number of blocks on a volume of 4 GiB, whose table is cold as well",
-			Notes: []string{"each block's first update, in CGs of a quarter of them: a quarter of a page of the pointer table for each at 4 TiB, and parts of its directory"}}, cold),
+			Notes: []string{"each block's first update, in CGs of a quarter of them: at 4 TiB a leaf of 256 bytes and a branch of 64 for each, and parts of the directory"}}, cold),
 		result(Result{Name: "growth/page", Unit: "ns/page",
 			Notes: []string{"processor time in which the kernel provides a page of 4 KiB, of 64 MiB that were mapped just now: to read growth/cold by"}}, pages),
 		result(Result{Name: "growth/rate", Unit: "updates/s", FloorName: "a volume of 4 GiB",

@@ -116,10 +116,10 @@ func (r *run) mappedMemory(ctx context.Context) ([]Result, error) {
 
 // parts takes the memory for each mapped block apart, by calculation; what is measured beyond that is the rest.
 func parts(measured float64, mapped, pool uint64) string {
-	const entry, leaf, page = 8.0, 4.0 / 127, 4.0 / 508
+	const entry, branch, directory, page = 8.0, 4.0 / 32, 4.0 / 512, 4.0 / 508
 	bitmap := float64(pool) / float64(mapped) / 8
-	return fmt.Sprintf("by calculation: %.3f table entry, %.3f directory of the table, %.3f page numbers, %.3f the allocator's bitmap (one bit for each of %d blocks of the pool, it is %d %% full); %.3f are the rest",
-		entry, leaf, page, bitmap, pool, mappedFull, measured-entry-leaf-page-bitmap)
+	return fmt.Sprintf("by calculation: %.3f table entry, %.3f branches and %.3f directory of the table, %.3f page numbers, %.3f the allocator's bitmap (one bit for each of %d blocks of the pool, it is %d %% full); %.3f are the rest",
+		entry, branch, directory, page, bitmap, pool, mappedFull, measured-entry-branch-directory-page-bitmap)
 }
 
 // openedMemory opens the pool on the device: how much memory that takes, and how many blocks its volume has.

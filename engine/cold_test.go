@@ -17,7 +17,7 @@ func TestColdTable(t *testing.T) {
 	for i, b := range []VBlock{last, 3, leafEntries, last - leafEntries} {
 		set[b] = entry(40 + i)
 		tab.set(b, set[b])
-		if n := tab.memory.used; n != uint64(i+1)*leafBytes {
+		if n := tab.leafMemory.used; n != uint64(i+1)*leafBytes {
 			t.Errorf("after block %d: %d bytes are used", b, n)
 		}
 	}
@@ -31,8 +31,8 @@ func TestColdTable(t *testing.T) {
 		tab.putPage(uint64(page), image)
 		again.loadPage(uint64(page), page, image)
 	}
-	if again.isDirty() || again.memory.used != tab.memory.used {
-		t.Errorf("read again: dirty: %t, %d bytes are used, %d were", again.isDirty(), again.memory.used, tab.memory.used)
+	if again.isDirty() || again.leafMemory.used != tab.leafMemory.used {
+		t.Errorf("read again: dirty: %t, %d bytes are used, %d were", again.isDirty(), again.leafMemory.used, tab.leafMemory.used)
 	}
 	var near leafCursor
 	for b := range VBlock(tab.blocks()) {

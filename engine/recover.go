@@ -530,26 +530,26 @@ func (p *Pool) retireMetadata() error {
 	return nil
 }
 
-// markLeaves is how many leaves of a table a goroutine marks the blocks of before it takes more.
-const markLeaves = 256
+// markBranches is how many branches of a table a goroutine marks the blocks of before it takes more.
+const markBranches = 64
 
 func (r *recovery) markTable(v *Volume, goroutines int) error {
-	leaves := v.table.leaves()
+	branches := uint64(len(v.table.dir))
 	var next atomic.Uint64
 	work := func() error {
 		for {
-			first := next.Add(markLeaves) - markLeaves
-			if first >= leaves {
+			first := next.Add(markBranches) - markBranches
+			if first >= branches {
 				return nil
 			}
-			for leaf := first; leaf < min(first+markLeaves, leaves); leaf++ {
-				if err := r.markLeaf(v, leaf); err != nil {
+			for i := first; i < min(first+markBranches, branches); i++ {
+				if err := r.markBranch(v, VBlock(i*branchEntries)); err != nil {
 					return err
 				}
 			}
 		}
 	}
-	goroutines = min(goroutines, int((leaves+markLeaves-1)/markLeaves))
+	goroutines = min(goroutines, int((branches+markBranches-1)/markBranches))
 	errs := make([]error, max(goroutines, 1))
 	var others sync.WaitGroup
 	for i := 1; i < goroutines; i++ {
@@ -560,25 +560,32 @@ func (r *recovery) markTable(v *Volume, goroutines int) error {
 	return errors.Join(errs...)
 }
 
-func (r *recovery) markLeaf(v *Volume, leaf uint64) error {
-	var blocks [leafEntries]uint64
-	var at [leafEntries]uint8
+// markBranch marks what the entries of the branch of block first name.
+func (r *recovery) markBranch(v *Volume, first VBlock) error {
+	if v.table.skipUnused(first) >= first+branchEntries {
+		return nil
+	}
+	var blocks [branchEntries]uint64
+	var at [branchEntries]uint16
 	n := 0
-	for i, e := range v.table.leaf(leaf) {
-		if b := entry(e).block(); b != 0 {
-			blocks[n], at[n] = uint64(b), uint8(i)
-			n++
+	for leaf := range VBlock(branchLeaves) {
+		for i, e := range v.table.leaf(first + leaf*leafEntries) {
+			if b := entry(e).block(); b != 0 {
+				blocks[n], at[n] = uint64(b), uint16(int(leaf)*leafEntries+i)
+				n++
+			}
 		}
 	}
 	k, err := r.p.alloc.MarkUsedEach(blocks[:n])
 	if err == nil {
 		return nil
 	}
+	wrong := first + VBlock(at[k])
 	block := r.p.sb.zones.tables
-	if pair := v.table.pair[leaf/leavesOfPage]; pair != 0 {
+	if pair := v.table.pair[wrong/tablePageEntries]; pair != 0 {
 		block = r.p.sb.zones.tableSlot(pair-1, uint8(r.root.directory[pair-1]&1))
 	}
-	return r.corrupt(block, "table page", fmt.Sprintf("volume %s block %d", v.name, leaf*leafEntries+uint64(at[k])), err)
+	return r.corrupt(block, "table page", fmt.Sprintf("volume %s block %d", v.name, wrong), err)
 }
 
 // catalog makes the root of a checkpoint that begins now. Control loop only.
