@@ -1,6 +1,10 @@
 package engine
 
-import "testing"
+import (
+	"testing"
+
+	"pgregory.net/rapid"
+)
 
 // TestColdTable: leaves take memory in the order in which they are used first, and only then; looking takes none.
 func TestColdTable(t *testing.T) {
@@ -40,6 +44,62 @@ func TestColdTable(t *testing.T) {
 			t.Errorf("block %d: entry %d, read again %d, in order %d, want %d", b, e, f, g, set[b])
 		}
 	}
+}
+
+// TestTableAgainstMap: a table holds what was set, says which pages differ, and is the same again from its pages, of which two
+// neighbours may share a leaf.
+func TestTableAgainstMap(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		size := rapid.SampledFrom([]uint64{1, leafEntries + 1, tablePageEntries, branchEntries + 1, 4*tablePageEntries - 3}).Draw(t, "size")
+		tab, err := newTable(size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tab.close()
+		again, err := newTable(size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer again.close()
+		want := map[VBlock]entry{}
+		image := make([]byte, tablePageEntries*8)
+		for range rapid.IntRange(0, 3).Draw(t, "checkpoints") {
+			changed := map[uint32]bool{}
+			for range rapid.IntRange(0, 20).Draw(t, "changes") {
+				border := rapid.SampledFrom([]uint64{1, leafEntries, tablePageEntries, branchEntries, 2 * tablePageEntries, size}).Draw(t, "border")
+				b := VBlock((border + rapid.Uint64Range(0, leafEntries).Draw(t, "behind") - 1) % size)
+				want[b] = entry(rapid.Uint64().Draw(t, "entry"))
+				tab.set(b, want[b])
+				changed[uint32(b/tablePageEntries)] = true
+			}
+			for _, page := range tab.takeDirty() {
+				if !changed[page] {
+					t.Errorf("page %d is dirty", page)
+				}
+				delete(changed, page)
+			}
+			if len(changed) > 0 {
+				t.Errorf("pages %v are not dirty", changed)
+			}
+		}
+		for page := range tablePages(size) {
+			tab.putPage(page, image)
+			again.loadPage(page, uint32(page), image)
+		}
+		var near leafCursor
+		var passed VBlock // what is before it is unused, skipUnused says
+		for b := range VBlock(size) {
+			if e, f, g := tab.load(b), again.load(b), near.load(tab, b); e != want[b] || f != e || g != e {
+				t.Errorf("block %d: entry %#x, read again %#x, in order %#x, want %#x", b, e, f, g, want[b])
+			}
+			if want[b] != 0 && b < passed {
+				t.Errorf("block %d: entry %#x, but it is passed over", b, want[b])
+			}
+			if next := tab.skipUnused(b); next != b {
+				passed = max(passed, next)
+			}
+		}
+	})
 }
 
 // TestCursor: changes through a cursor are seen by everybody, on leaves that were never used, too.
