@@ -184,14 +184,14 @@ func (c *site) awaitState(s *role, what string, ok func(target.GroupStatus) bool
 	return g
 }
 
-// awaitLostBy waits until the manager has no connection with a control any more, and says why.
-func (c *site) awaitLostBy(control *role) (why string) {
+// awaitLostBy waits until the manager has no connection with a control any more, for a reason that will do, and says why.
+func (c *site) awaitLostBy(control *role, because func(why string) bool) (why string) {
 	c.t.Helper()
 	c.awaitGroup("the manager to notice "+control.Name, func(s manager.Status) bool {
 		for _, k := range s.Controls {
 			if k.Name == control.address() {
 				why = k.Error
-				return !k.Connected
+				return !k.Connected && because(why)
 			}
 		}
 		return false
@@ -199,8 +199,8 @@ func (c *site) awaitLostBy(control *role) (why string) {
 	return why
 }
 
-// awaitDetached waits until a primary has no stream to a secondary any more, and says why.
-func (c *site) awaitDetached(p, s *role) (why string) {
+// awaitDetached waits until a primary has no stream to a secondary any more, for a reason that will do, and says why.
+func (c *site) awaitDetached(p, s *role, because func(why string) bool) (why string) {
 	c.t.Helper()
 	await(c.t, p.Name+" to notice "+s.Name, func() error {
 		var st primary.Status
@@ -208,7 +208,7 @@ func (c *site) awaitDetached(p, s *role) (why string) {
 			return err
 		}
 		for _, k := range st.Groups[0].Connections {
-			if k.Secondary == s.address() && !k.Attached {
+			if k.Secondary == s.address() && !k.Attached && because(k.LastError) {
 				why = k.LastError
 				return nil
 			}
@@ -217,6 +217,8 @@ func (c *site) awaitDetached(p, s *role) (why string) {
 	})
 	return why
 }
+
+func anyReason(string) bool { return true }
 
 // awaitLeftBy waits until a secondary has no connection with a primary any more, and says why.
 func (c *site) awaitLeftBy(s, p *role) {
