@@ -125,6 +125,15 @@ func TestVolumeComesBack(t *testing.T) {
 					return
 				}
 				w.join(spec)
+				w.settle() // the log has it before it is attached
+				w.hold(time.Second)
+				w.thaw()
+				w.settle()
+				w.finalize()
+				w.settle()
+				if cn := w.core.conns[p.conn]; cn.unnoted || len(cn.replicas) != 2 {
+					t.Fatalf("the connection with %d volumes waits for the log for good", len(cn.replicas))
+				}
 				for n := 0; n < 10 && !p.whole[1]; n++ {
 					w.write(2, uint64(n)*BlockSize, BlockSize)
 					w.write(3, uint64(n)*BlockSize, BlockSize)
