@@ -62,8 +62,8 @@ const (
 // through would be as much again as its index.
 const keptIndex = 1 << 12
 
-// smallChunks is how many chunks of a table's log are in small pages, of which only what is used takes memory: a huge page that is hardly used
-// shall not make a small CG take more than 48 bytes for each update (goal P8).
+// smallChunks is how many chunks of a table's log are in small pages, of which only what is used takes memory: a huge
+// page that is hardly used shall not make a small CG take more than 48 bytes for each update (goal P8).
 const smallChunks = 20
 
 // tableMemory recycles the off-heap memory of CG pointer tables.
@@ -316,8 +316,8 @@ func (t *cgTable) dropOrder() {
 	}
 }
 
-// sorted returns the keys (VBlock<<28 | position + 1) in table order. They are the table's, and right until a block is new in
-// it. Control loop only, or whoever else has the table alone.
+// sorted returns the keys (VBlock<<28 | position + 1) in table order. They are the table's, and right until a block
+// is new in it. Control loop only, or whoever else has the table alone.
 func (t *cgTable) sorted() ([]uint64, error) {
 	if len(t.order) == int(t.n) {
 		return t.order, nil
@@ -345,7 +345,8 @@ func (t *cgTable) sorted() ([]uint64, error) {
 	return t.order, nil
 }
 
-// keysAhead is how many keys before its turn an entry of the log is asked for: in table order they are far from each other.
+// keysAhead is how many keys before its turn an entry of the log is asked for: in table order they are far from each
+// other.
 const keysAhead = 16
 
 // prefetchKey brings closer what the log has for a key that comes soon after keys[at].
@@ -355,8 +356,9 @@ func (t *cgTable) prefetchKey(keys []uint64, at int) {
 	}
 }
 
-// radixSort sorts keys by their virtual block, least significant digit first; the digits above the largest block are not
-// visited. The result is in one of both slices, which are as long as each other; it returns that one, and the other.
+// radixSort sorts keys by their virtual block, least significant digit first; the digits above the largest block are
+// not visited. The result is in one of both slices, which are as long as each other; it returns that one, and the
+// other.
 func radixSort(keys, spare []uint64) (sorted, rest []uint64) {
 	const digit = 11
 	if len(keys) < 256 {

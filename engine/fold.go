@@ -36,8 +36,9 @@ func (c *control) startFold(g *Group) {
 	c.whenUnread(func() { c.folds = append(c.folds, &fold{g: g, cg: g.live[0], freed: newFreeing(c.pool.alloc)}) })
 }
 
-// foldInWork says that a CG of the group is being folded, which nothing can hold up. Whoever wants to know what a block of the group is waits
-// for that: each look into a CG pointer table that is not folded is a miss, which costs more than folding the entry.
+// foldInWork says that a CG of the group is being folded, which nothing can hold up. Whoever wants to know what a
+// block of the group is waits for that: each look into a CG pointer table that is not folded is a miss, which costs
+// more than folding the entry.
 func (c *control) foldInWork(g *Group) bool {
 	return slices.ContainsFunc(c.folds, func(f *fold) bool { return f.g == g })
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/farside-storage/farside/internal/plant"
 )
 
-// Group is a set of volumes whose updates become visible together: a CG is one group's.
+// Group is a set of volumes whose updates become visible together. Each CG belongs to one group.
 type Group struct {
 	pool *Pool
 	id   uint32
@@ -56,7 +56,8 @@ type sealedCG struct {
 	asked   bool // by CompleteVacant: it may become complete without a volume
 }
 
-// sealedVolume is what a CG does to a volume. A nil table: nothing. partial: and blocks of its first copy are still missing.
+// sealedVolume is what a CG does to a volume. A nil table: nothing. partial: and blocks of its first copy are still
+// missing.
 type sealedVolume struct {
 	table   *cgTable
 	partial bool
@@ -73,8 +74,7 @@ type groupOp struct {
 // Name of the group.
 func (g *Group) Name() string { return g.name }
 
-// GroupState is what a manager is told about a group. All but Receiving and FreeBlocks come from durable
-// state.
+// GroupState is what a manager learns about a group. All but Receiving comes from durable state.
 type GroupState struct {
 	Group     string
 	Epoch     uint64
@@ -101,30 +101,30 @@ func (g *Group) State(ctx context.Context) (GroupState, error) {
 	return GroupState{}, err
 }
 
-// Fence makes epoch the lowest that is obeyed, durably.
+// Fence makes epoch the lowest one that the group obeys, durably.
 func (g *Group) Fence(ctx context.Context, epoch uint64) error {
 	return g.command(ctx, func() (*record, error) { return g.state.fence(epoch) })
 }
 
-// Link makes CG c.CG, which must be complete, what the linked view shows. It can be reverted until it
-// is released. Durable on return; repeating it changes nothing.
+// Link makes the linked view show CG c.CG, which must be complete. The CG can be reverted until it is released.
+// Durable on return; repeating it changes nothing.
 func (g *Group) Link(ctx context.Context, c Command) error {
 	return g.command(ctx, func() (*record, error) { return g.state.link(c) })
 }
 
-// Release makes the linked CG c.CG final: the final view shows it, it can no longer be
-// reverted, and the blocks it displaced are released in the background.
+// Release makes the linked CG c.CG final: the final view shows it, and it can no longer be reverted. The blocks that it
+// displaced are released in the background.
 func (g *Group) Release(ctx context.Context, c Command) error {
 	return g.command(ctx, func() (*record, error) { return g.state.release(c) })
 }
 
-// Revert makes the links show the CG before c.CG, if they show c.CG; it stays complete and may be linked again.
+// Revert makes the links show the CG before c.CG, if they show c.CG. That CG stays complete, and may be linked again.
 func (g *Group) Revert(ctx context.Context, c Command) error {
 	return g.command(ctx, func() (*record, error) { return g.state.revert(c, 0) })
 }
 
-// Discard reverts c.CG if it is linked and forgets all CGs from c.CG to through, received in part or complete.
-// What writers still deliver for them is dropped.
+// Discard reverts c.CG if it is linked, and forgets all CGs from c.CG to through, whether received in part or complete.
+// Updates that writers still deliver for them are dropped.
 func (g *Group) Discard(ctx context.Context, c Command, through uint64) error {
 	return g.command(ctx, func() (*record, error) { return g.state.revert(c, max(through, c.CG)) })
 }
@@ -327,7 +327,8 @@ func (g *Group) unseal(vol *Volume) {
 	g.sealed = slices.DeleteFunc(g.sealed, func(s *sealedCG) bool { return len(s.volumes) == 0 && !s.asked })
 }
 
-// ready returns the next CG to complete: the oldest that is sealed on every volume that is awaited, once the one before is final.
+// ready returns the next CG to complete: the oldest that is sealed on every volume that is awaited, once the one
+// before is final.
 func (g *Group) ready() *sealedCG {
 	if g.state.complete != g.state.final || len(g.sealed) == 0 {
 		return nil

@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// Inspection looks into a manual pool without stepping it. It is for checkers, such as a simulator's: it
-// walks over every table. Only the goroutine that steps the pool may use it.
+// Inspection looks into a manual pool without stepping it. It is for checkers, such as that of a simulator: it walks
+// over every table. Only the goroutine that steps the pool may use it.
 type Inspection struct{ p *Pool }
 
 // Inspect gives the pool's inner state to a checker.
@@ -18,8 +18,8 @@ func (Inspection) State(g *Group) GroupState {
 	return GroupState{g.name, s.epoch, s.final, s.linked, s.complete, s.through, g.receiving.Load(), len(g.live) == 0, g.awaited() == 0}
 }
 
-// Look calls f for each virtual block of v as the view of this kind has it: where it is (0: unmapped, zeros), and
-// what is kept of its checksum.
+// Look calls f for each virtual block of v in the view of this kind, with its place (0: unmapped, zeros) and the part
+// of its checksum that is kept.
 func (Inspection) Look(v *Volume, kind ViewKind, f func(b VBlock, at PBlock, sum PartialSum)) {
 	view := v.group.final.Load()
 	if kind == LinkedView {
@@ -35,11 +35,11 @@ func (Inspection) Look(v *Volume, kind ViewKind, f func(b VBlock, at PBlock, sum
 // PartialSum is the part of a block's checksum that a pointer table keeps.
 type PartialSum struct{ e entry }
 
-// Of says whether a block with this checksum could be the one.
+// Of reports whether a block with this checksum could be the one that the table means.
 func (p PartialSum) Of(sum uint64) bool { return p.e.matches(sum) }
 
-// Blocks checks what is used against what is named: every block that a table names is used, none is named twice, and
-// nothing is used that is neither named, nor reserved by one of the writers, nor waiting for a reader to leave.
+// Blocks compares the allocator with the tables: every block that a table names is used, and none is named twice. Every
+// used block is named, reserved by one of the writers, or waits for a reader to leave.
 func (i Inspection) Blocks(writers ...*Writer) error {
 	var bad PBlock
 	named := uint64(0)

@@ -43,7 +43,8 @@ func (p *piece) blocks() uint64 {
 	return bytesToBlocks(uint64(pieceHeader + p.length))
 }
 
-// sealPiece fills in the header before buf's records (from pieceHeader on), pads with zeros and returns the whole blocks.
+// sealPiece fills in the header before buf's records (from pieceHeader on), pads with zeros and returns the whole
+// blocks.
 func sealPiece(buf []byte, pool UUID, p *piece) []byte {
 	buf = buf[:pieceBytesOf(p.length)]
 	clear(buf[pieceHeader+int(p.length):])
@@ -186,7 +187,8 @@ func (j *journal) admits(k recordKind, frees bool) bool {
 	return j.used()+need <= j.size
 }
 
-// commit writes control records, and calls done once they are durable, and with them everything that was appended before.
+// commit writes control records, and calls done once they are durable, and with them everything that was appended
+// before.
 func (j *journal) commit(done func(error), records ...record) {
 	c := journalCommit{done: done}
 	for _, r := range records {

@@ -6,11 +6,11 @@ import (
 	"slices"
 )
 
-// Standing says what a volume's group expects of it.
+// Standing says whether the group of a volume waits for it.
 type Standing uint8
 
 const (
-	// Unattached: no primary has had the volume yet, or none since it rejoined. CGs become complete without it.
+	// Unattached: no primary has attached to the volume yet, or none since it rejoined. CGs become complete without it.
 	Unattached Standing = iota
 	// Awaited: every CG that becomes complete has it.
 	Awaited
@@ -26,13 +26,13 @@ func (s Standing) String() string {
 	return fmt.Sprintf("standing %d", s)
 }
 
-// Membership is a volume's part in its group, from durable state. It is pure: records are made durable, apply and the others
-// carry out what they say. Opening a pool replays records through the same functions.
+// Membership is the part of a volume in its group, from durable state. It is pure: other code makes records durable,
+// and apply and its sisters carry out what a record says. Opening a pool replays records through the same functions.
 //
 //	UNATTACHED --Join--> AWAITED --SetAside--> SET ASIDE --Rejoin--> UNATTACHED
 //
-// A volume is whole since the first CG that was sealed of it as not partial, once that CG is final. It stays whole until it
-// rejoins: then other contents may come, over several CGs.
+// A volume becomes whole with the first CG in which it was sealed and not partial, once that CG is final. It stays
+// whole until it rejoins its group: then a primary may send other contents, over several CGs.
 type Membership struct {
 	Standing Standing
 	// WholeSince is the CG since which the volume is whole; 0: blocks of its first copy may be missing.
@@ -40,7 +40,7 @@ type Membership struct {
 	// AsideAt is the CG that the copy shows, if it is set aside; 0: none was final.
 	AsideAt uint64
 
-	turn uint32 // counts changes of standing: a record that was carried out is not carried out again
+	turn uint32 // counts changes of standing, so that no record is carried out twice
 }
 
 // Whole says whether the volume has all of its first copy.
@@ -80,8 +80,8 @@ func (m Membership) apply(r *record) Membership {
 	return m
 }
 
-// madeWhole: CG cg, which has all of the volume and was sealed in that turn, is final. The volume may have been set aside since, but if it
-// rejoined, the copy that became whole is not the one that counts.
+// madeWhole: CG cg, which has all of the volume and was sealed in that turn, is final. The volume may have been set
+// aside since, but if it rejoined, the copy that became whole is not the one that counts.
 func (m Membership) madeWhole(cg uint64, turn uint32) Membership {
 	if m.WholeSince == 0 && m.turn <= turn+1 {
 		m.WholeSince = cg
@@ -89,7 +89,8 @@ func (m Membership) madeWhole(cg uint64, turn uint32) Membership {
 	return m
 }
 
-// discarded: CGs after final were discarded up to through. A volume that was set aside at one of them shows the final one.
+// discarded: CGs after final were discarded up to through. A volume that was set aside at one of them shows the final
+// one.
 func (m Membership) discarded(final, through uint64) Membership {
 	if m.Standing == SetAside && m.AsideAt > final && m.AsideAt <= through {
 		m.AsideAt = final
@@ -100,8 +101,8 @@ func (m Membership) discarded(final, through uint64) Membership {
 // Membership of the volume in its group; any goroutine may ask.
 func (v *Volume) Membership() Membership { return *v.member.Load() }
 
-// CheckWhole is nil if the volume may be served as a copy: what it shows is consistent with the other volumes of its group. Else
-// it wraps [ErrNotWhole] and says why. Reading through the engine is possible all the same.
+// CheckWhole is nil if the volume may be served as a copy: what it shows is consistent with the other volumes of its
+// group. Else it wraps [ErrNotWhole] and says why. Reading through the engine is possible all the same.
 func (v *Volume) CheckWhole() error {
 	if v.member.Load().Whole() {
 		return nil
@@ -109,9 +110,9 @@ func (v *Volume) CheckWhole() error {
 	return fmt.Errorf("volume %q of group %q: %w: it can be read as a copy once a consistency group that completes its first copy is final", v.name, v.group.name, ErrNotWhole)
 }
 
-// Join makes the group wait for vols from the next CG on, durably: see [Awaited]. It returns when every complete CG without them is final, or
-// discarded, so that whoever sends to them knows from the state of the group which CGs have them. For those that are awaited it has
-// nothing to do. [ErrSetAside]: they must rejoin first.
+// Join makes the group wait for vols from the next CG on, durably: see [Awaited]. It returns when every complete CG
+// without them is final, or discarded, so that whoever sends to them knows from the state of the group which CGs have
+// them. For those that are awaited it has nothing to do. [ErrSetAside]: they must rejoin first.
 func (g *Group) Join(ctx context.Context, vols ...*Volume) error {
 	for _, v := range vols {
 		if err := g.join(ctx, v, true); err != nil {
@@ -142,10 +143,12 @@ func (v *Volume) refuseAside(m Membership) error {
 	return fmt.Errorf("volume %q of group %q: %w at CG %d; have it rejoin its group, or leave it out of the primary", v.name, v.group.name, ErrSetAside, m.AsideAt)
 }
 
-// SetAside ends the volume's part in its group: from the next CG on, CGs become complete without it. What it shows stays as it is, as
-// of the CG that [Membership].AsideAt tells; it takes no update, and can be deleted, or rejoin. Durable on return.
+// SetAside ends the volume's part in its group: from the next CG on, CGs become complete without it. What it shows
+// stays as it is, as of the CG that [Membership].AsideAt tells; it takes no update, and can be deleted, or rejoin.
+// Durable on return.
 //
-// It must not be bound to a writer. If it is the last volume that the group waits for, no CG becomes complete any more but by [Group.CompleteVacant].
+// It must not be bound to a writer. If it is the last volume that the group waits for, no CG becomes complete any
+// more but by [Group.CompleteVacant].
 func (g *Group) SetAside(ctx context.Context, name string) error {
 	v, err := g.Volume(name)
 	if err != nil {
@@ -162,8 +165,8 @@ func (g *Group) SetAside(ctx context.Context, name string) error {
 	}})
 }
 
-// Rejoin ends [Group.SetAside]: the volume is as one that was just made, but for what it holds. It is not whole, for what comes may be
-// another copy, and the group does not wait for it before [Group.Join]. Durable on return.
+// Rejoin ends [Group.SetAside]: the volume is as one that was just made, but for what it holds. It is not whole, for
+// what comes may be another copy, and the group does not wait for it before [Group.Join]. Durable on return.
 func (g *Group) Rejoin(ctx context.Context, name string) error {
 	v, err := g.Volume(name)
 	if err != nil {
@@ -177,11 +180,13 @@ func (g *Group) Rejoin(ctx context.Context, name string) error {
 	}})
 }
 
-// CompleteVacant makes CG c.CG complete without any update, if the group waits for no volume here: nothing can come of which the CG would be made, and a
-// control that never completes one would hold all others up. It returns at once; [Options].OnComplete tells when the CG is complete, which needs the one before to
-// be final. For a group that waits for a volume, and for a CG that is complete or was discarded, it has nothing to do.
+// CompleteVacant makes CG c.CG complete without any update, if the group waits for no volume here: nothing can come
+// of which the CG would be made, and a control that never completes one would hold all others up. It returns at once;
+// [Options].OnComplete tells when the CG is complete, which needs the one before to be final. For a group that waits
+// for a volume, and for a CG that is complete or was discarded, it has nothing to do.
 //
-// Who calls it says that all of the CG was sent, to whomever. A volume that joins before the CG is complete is waited for, as in any other.
+// Who calls it says that all of the CG was sent, to whomever. A volume that joins before the CG is complete is waited
+// for, as in any other.
 func (g *Group) CompleteVacant(ctx context.Context, c Command) error {
 	return g.command(ctx, func() (*record, error) {
 		if err := g.state.checkEpoch(c); err != nil || c.CG <= max(g.state.through, g.state.complete) || g.awaited() > 0 {
@@ -205,8 +210,8 @@ func (g *Group) awaited() int {
 	return n
 }
 
-// gap is a change of a volume's standing. It must not fall between the first part of a CG and its COMPLETE: that CG was put
-// together without it.
+// gap is a change of a volume's standing. It must not fall between the first part of a CG and its COMPLETE: that CG
+// was put together without it.
 type gap struct {
 	ctx     context.Context // of who asked
 	vol     *Volume

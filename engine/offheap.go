@@ -42,9 +42,9 @@ func mapBytes(size uintptr) (unsafe.Pointer, error) {
 // hugeBytes is the size of a huge page on amd64, and on arm64 with pages of 4 KiB.
 const hugeBytes = 2 << 20
 
-// mapHuge is mapSlice for what will be used whole, and at random places: from the size of a huge page on in huge pages, where the
-// kernel has some. A place that nobody touched for a while is then found with fewer steps, and touched first at a seventh of the cost. The
-// rest behind the last whole huge page is in small ones.
+// mapHuge is mapSlice for what will be used whole, and at random places: from the size of a huge page on in huge
+// pages, where the kernel has some. A place that nobody touched for a while is then found with fewer steps, and
+// touched first at a seventh of the cost. The rest behind the last whole huge page is in small ones.
 func mapHuge[T any](n uint64) ([]T, error) {
 	var t T
 	size := uintptr(n) * unsafe.Sizeof(t)
@@ -76,8 +76,8 @@ func unmapBytes(p unsafe.Pointer, size uintptr) {
 	}
 }
 
-// unmapSlice gives back what mapSlice or mapHuge returned, whole. Memory that is not unmapped is spoiled: whoever still uses it shall
-// not go unnoticed.
+// unmapSlice gives back what mapSlice or mapHuge returned, whole. Memory that is not unmapped is spoiled: whoever
+// still uses it shall not go unnoticed.
 func unmapSlice[T any](s []T) {
 	if len(s) == 0 {
 		return
@@ -158,12 +158,14 @@ func (s *slabs[T]) drain() {
 	s.free, s.maps = nil, nil
 }
 
-// region is memory that is taken front to back, up to a size that is known from the start. What was never taken costs address space only.
+// region is memory that is taken front to back, up to a size that is known from the start. What was never taken costs
+// address space only.
 //
-// It is not put into huge pages. Where a host gives a virtual machine its memory as it is used and takes back what is free, which it does in
-// pieces of 2 MiB, each of them costs as much as 512 small pages that were never used (4.6 ms here): the first update of each block of a cold
-// 4 TiB volume took 3.1 and 2.7 us with huge pages and 2.0 and 2.4 us without, in steady state there was no difference. Where the system gives
-// them to everybody, what is dense gets them; not the beginning, or each of many small tables would take 2 MiB.
+// It is not put into huge pages. Where a host gives a virtual machine its memory as it is used and takes back what is
+// free, which it does in pieces of 2 MiB, each of them costs as much as 512 small pages that were never used (4.6 ms
+// here): the first update of each block of a cold 4 TiB volume took 3.1 and 2.7 us with huge pages and 2.0 and 2.4 us
+// without, in steady state there was no difference. Where the system gives them to everybody, what is dense gets
+// them; not the beginning, or each of many small tables would take 2 MiB.
 type region struct {
 	mem  []byte
 	used uint64

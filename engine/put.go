@@ -81,9 +81,9 @@ func (w *Writer) collect(cg uint64, runs []Run, blocks int) error {
 	return nil
 }
 
-// verify compares the checksums of the batch, whose contents are at the front of the current buffer's space. Meanwhile it
-// prefetches the CG pointer tables: the index of each block some blocks ahead of its checksum, and the entry that the index
-// names some blocks behind. Each is a cache miss of its own otherwise.
+// verify compares the checksums of the batch, whose contents are at the front of the current buffer's space.
+// Meanwhile it prefetches the CG pointer tables: the index of each block some blocks ahead of its checksum, and the
+// entry that the index names some blocks behind. Each is a cache miss of its own otherwise.
 func (w *Writer) verify(sums []uint64) error {
 	if len(sums) == 0 {
 		return nil

@@ -10,7 +10,8 @@ import (
 // tablePageEntries is how many entries a table page holds on the device (see FORMAT.md).
 const tablePageEntries = (BlockSize - tablePageHeader) / 8
 
-// In memory a table has leaves of so many entries, and branches of so many leaves. Both are powers of two; a table page is not a multiple of either.
+// In memory a table has leaves of so many entries, and branches of so many leaves. Both are powers of two; a table
+// page is not a multiple of either.
 const (
 	leafEntries   = 32
 	leafBytes     = leafEntries * 8
@@ -18,19 +19,21 @@ const (
 	branchEntries = branchLeaves * leafEntries
 )
 
-// branch says for each of its leaves where it is: 1 + its place among the packed ones; 0: nothing was ever mapped there. Atomic access.
+// branch says for each of its leaves where it is: 1 + its place among the packed ones; 0: nothing was ever mapped
+// there. Atomic access.
 type branch [branchLeaves]uint32
 
 // table is the pointer table of one volume as of the last folded CG.
 //
-// It has three levels. The directory says for each run of 512 entries where its branch is, the branch for each run of 32 entries where
-// the leaf is. Branches and leaves are packed in memory in the order of their first use. So memory is dense whatever the volume is like: 16
-// leaves share a page of 4 KiB, and nothing is cleared that is not used. In a flat table a volume of which blocks are written here and there takes
-// a page for each of them, which the kernel has to provide. Smaller leaves would cost more in branches than they save.
+// It has three levels. The directory says for each run of 512 entries where its branch is, the branch for each run of
+// 32 entries where the leaf is. Branches and leaves are packed in memory in the order of their first use. So memory
+// is dense whatever the volume is like: 16 leaves share a page of 4 KiB, and nothing is cleared that is not used. In
+// a flat table a volume of which blocks are written here and there takes a page for each of them, which the kernel
+// has to provide. Smaller leaves would cost more in branches than they save.
 //
-// Entries are written by the control loop (fold) and read by any goroutine: atomic loads
-// and stores. A leaf is published in its branch, a branch in the directory, and both stay where they are. Everything else belongs
-// to the control loop.
+// Entries are written by the control loop (fold) and read by any goroutine: atomic loads and stores. A leaf is
+// published in its branch, a branch in the directory, and both stay where they are. Everything else belongs to the
+// control loop.
 type table struct {
 	size     uint64   // blocks
 	dir      []uint32 // off heap; atomic access: 1 + the place of branch i among the packed ones; 0: nothing was ever mapped there
@@ -148,7 +151,8 @@ func (t *table) grow(b VBlock) []uint64 {
 	return t.packed(uint64(*leaf))
 }
 
-// leaf returns the entries of the leaf of a block: none if nothing was ever mapped there. Those behind the end of the volume are 0.
+// leaf returns the entries of the leaf of a block: none if nothing was ever mapped there. Those behind the end of the
+// volume are 0.
 func (t *table) leaf(b VBlock) []uint64 {
 	if place := t.place(b); place != 0 {
 		return t.packed(place)
@@ -175,7 +179,8 @@ func (t *table) loadPage(page uint64, pair uint32, image []byte) {
 	t.pair[page] = pair + 1
 }
 
-// eachRun calls f for the runs of entries of a page that are in one leaf: the first block, how many they are, and where they begin on the page.
+// eachRun calls f for the runs of entries of a page that are in one leaf: the first block, how many they are, and
+// where they begin on the page.
 func (t *table) eachRun(page uint64, f func(b VBlock, n int, at int)) {
 	first := page * tablePageEntries
 	end := min(first+tablePageEntries, t.size)
@@ -243,7 +248,8 @@ func (t *table) skipUnused(b VBlock) VBlock {
 	return b
 }
 
-// leafCursor remembers the leaf of a table that was looked at last: who works in table order looks many times at the same one.
+// leafCursor remembers the leaf of a table that was looked at last: who works in table order looks many times at the
+// same one.
 type leafCursor struct {
 	table   *table
 	first   VBlock   // of the leaf
@@ -252,8 +258,9 @@ type leafCursor struct {
 	far, mid, near VBlock // what was asked for last, see prefetch
 }
 
-// prefetch brings closer the entries of blocks that come soon after keys[at]: first the directory's word, when that is there the branch's,
-// then the entry. Without it whoever works on a sparse volume waits for each of them, one after the other.
+// prefetch brings closer the entries of blocks that come soon after keys[at]: first the directory's word, when that
+// is there the branch's, then the entry. Without it whoever works on a sparse volume waits for each of them, one
+// after the other.
 func (c *leafCursor) prefetch(t *table, keys []uint64, at int) {
 	if at += keysAhead; at >= len(keys) || t.size < smallTable {
 		return

@@ -94,8 +94,8 @@ func (w *Writer) reclaim() error {
 // kill gives a block back once all that was put so far is written.
 func (w *Writer) kill(p PBlock) { w.dead = append(w.dead, deadBlock{p, w.serial}) }
 
-// pushTail pushes the write of the blocks of buf that were put since the last push. The caller submits: where the extent has
-// holes a buffer leaves as several writes, and one system call takes them all.
+// pushTail pushes the write of the blocks of buf that were put since the last push. The caller submits: where the
+// extent has holes a buffer leaves as several writes, and one system call takes them all.
 func (w *Writer) pushTail(buf *writeBuffer) error {
 	from, to := buf.written, buf.used
 	if from == to {
@@ -111,8 +111,8 @@ func (w *Writer) pushTail(buf *writeBuffer) error {
 	return nil
 }
 
-// several is how many writes to wait for when all buffers, or all tags, are on their way: a part of them, so that the device has
-// enough to do meanwhile, and the writer is not woken for each.
+// several is how many writes to wait for when all buffers, or all tags, are on their way: a part of them, so that the
+// device has enough to do meanwhile, and the writer is not woken for each.
 func (w *Writer) several() int { return max(1, w.queue.InFlight()/8) }
 
 // reap takes completions in, waiting for at least least. An error is the writer's end.

@@ -7,9 +7,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// strikesOut is how many writes to a device may fail in a row, none to it succeeding between them, until that is taken for the failure of a device
-// and no longer for bad places on it. Each bad place is given up for ever: a device that only lost its cable must not lose all its
-// blocks. Kernels tell of a lost device by ENXIO or ENODEV, but some by EIO, as of a bad place.
+// strikesOut is how many writes to a device may fail in a row, none to it succeeding between them, until that is
+// taken for the failure of a device and no longer for bad places on it. Each bad place is given up for ever: a device
+// that only lost its cable must not lose all its blocks. Kernels tell of a lost device by ENXIO or ENODEV, but some
+// by EIO, as of a bad place.
 const strikesOut = 256
 
 // writeFailed handles a failed write: a bad place is gone round, a device that is gone ends the pool's work.

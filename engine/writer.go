@@ -14,12 +14,12 @@ import (
 // until Close. A writer has a ring, a set of buffers, an extent that it fills, and the CG pointer tables of the volumes
 // bound to it; it shares nothing with other writers.
 //
-// For each update, receive the payload into [Writer.Space], then call [Writer.Put] (or [Writer.PutAll] for many at once).
-// At the end of a CG call [Writer.Seal] for each volume.
+// For each update, receive the payload into [Writer.Space], then call [Writer.Put] (or [Writer.PutAll] for many at
+// once). At the end of a CG call [Writer.Seal] for each volume.
 //
 // Blocks go to the device in the order of their arrival, front to back through the extent, so that hundreds of random
-// 4 KiB updates leave as one sequential write. Nothing here allocates once the buffers and tables have grown to the size
-// of a CG.
+// 4 KiB updates leave as one sequential write. Nothing here allocates once the buffers and tables have grown to the
+// size of a CG.
 type Writer struct {
 	pool    *Pool
 	queue   ring.Queue
@@ -150,9 +150,9 @@ func (w *Writer) forget(b *binding) error {
 	return err
 }
 
-// Space returns memory for the payload of 1 to n blocks: aligned, registered with the kernel, and the device writes from
-// it without a copy. Receive into it, then Put; a second Space without Put returns the same memory. Space waits while all
-// buffers are being written. On ErrPoolFull call [Pool.WaitSpace] and try again.
+// Space returns memory for the payload of 1 to n blocks: aligned, registered with the kernel, and the device writes
+// from it without a copy. Receive into it, then Put; a second Space without Put returns the same memory. Space waits
+// while all buffers are being written. On ErrPoolFull call [Pool.WaitSpace] and try again.
 func (w *Writer) Space(n int) ([]byte, error) {
 	if w.lastErr != nil {
 		return nil, w.lastErr
@@ -255,8 +255,8 @@ func (w *Writer) Kick() error {
 // Once the CG is final the volumes are whole: see [Membership].
 func (w *Writer) Seal(cg uint64, vols ...*Volume) error { return w.seal(cg, vols, false) }
 
-// SealPartial is Seal while blocks of the first copy of vols are still missing and will come with later CGs. A CG with a
-// part of a whole volume is refused: see [Options.OnRefused].
+// SealPartial is Seal while blocks of the first copy of vols are still missing and will come with later CGs. A CG
+// with a part of a whole volume is refused: see [Options.OnRefused].
 func (w *Writer) SealPartial(cg uint64, vols ...*Volume) error { return w.seal(cg, vols, true) }
 
 func (w *Writer) seal(cg uint64, vols []*Volume, partial bool) error {
