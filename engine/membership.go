@@ -111,8 +111,8 @@ func (v *Volume) CheckWhole() error {
 }
 
 // Join makes the group wait for vols from the next CG on, durably: see [Awaited]. It returns when every complete CG
-// without them is final, or discarded, so that whoever sends to them knows from the state of the group which CGs have
-// them. For those that are awaited it has nothing to do. [ErrSetAside]: they must rejoin first.
+// without them is final or discarded; so the state of the group tells a primary which CGs have them. Volumes that are
+// awaited already are left as they are. The error is [ErrSetAside] if one of them must rejoin first.
 func (g *Group) Join(ctx context.Context, vols ...*Volume) error {
 	for _, v := range vols {
 		if err := g.join(ctx, v, true); err != nil {
@@ -143,12 +143,12 @@ func (v *Volume) refuseAside(m Membership) error {
 	return fmt.Errorf("volume %q of group %q: %w at CG %d; have it rejoin its group, or leave it out of the primary", v.name, v.group.name, ErrSetAside, m.AsideAt)
 }
 
-// SetAside ends the volume's part in its group: from the next CG on, CGs become complete without it. What it shows
-// stays as it is, as of the CG that [Membership].AsideAt tells; it takes no update, and can be deleted, or rejoin.
-// Durable on return.
+// SetAside takes the volume out of its group's CGs: from the next CG on, they become complete without it. Its copy
+// stays as it is, as of the CG in [Membership].AsideAt. The volume takes no update, and can be deleted, or rejoin its
+// group. Durable on return.
 //
-// It must not be bound to a writer. If it is the last volume that the group waits for, no CG becomes complete any
-// more but by [Group.CompleteVacant].
+// The volume must not be bound to a writer. If it is the last one that the group waits for, CGs become complete only by
+// [Group.CompleteVacant] from then on.
 func (g *Group) SetAside(ctx context.Context, name string) error {
 	v, err := g.Volume(name)
 	if err != nil {
@@ -165,8 +165,8 @@ func (g *Group) SetAside(ctx context.Context, name string) error {
 	}})
 }
 
-// Rejoin ends [Group.SetAside]: the volume is as one that was just made, but for what it holds. It is not whole, for
-// what comes may be another copy, and the group does not wait for it before [Group.Join]. Durable on return.
+// Rejoin ends [Group.SetAside]: except for its contents, the volume is like one that was just made. It is not whole,
+// because a primary may send another copy, and the group does not wait for it before [Group.Join]. Durable on return.
 func (g *Group) Rejoin(ctx context.Context, name string) error {
 	v, err := g.Volume(name)
 	if err != nil {
@@ -180,13 +180,13 @@ func (g *Group) Rejoin(ctx context.Context, name string) error {
 	}})
 }
 
-// CompleteVacant makes CG c.CG complete without any update, if the group waits for no volume here: nothing can come
-// of which the CG would be made, and a control that never completes one would hold all others up. It returns at once;
-// [Options].OnComplete tells when the CG is complete, which needs the one before to be final. For a group that waits
-// for a volume, and for a CG that is complete or was discarded, it has nothing to do.
+// CompleteVacant makes CG c.CG complete without any update, if the group waits for no volume here: no update can come,
+// and a control that never completes a CG would hold up all others. It returns at once; [Options].OnComplete is called
+// when the CG is complete, for which the CG before must be final. It does nothing if the group waits for a volume, or if
+// the CG is complete or was discarded.
 //
-// Who calls it says that all of the CG was sent, to whomever. A volume that joins before the CG is complete is waited
-// for, as in any other.
+// Call it only when every primary has sent all of the CG. If a volume joins before the CG is complete, the CG waits for
+// it like any other.
 func (g *Group) CompleteVacant(ctx context.Context, c Command) error {
 	return g.command(ctx, func() (*record, error) {
 		if err := g.state.checkEpoch(c); err != nil || c.CG <= max(g.state.through, g.state.complete) || g.awaited() > 0 {
