@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // duel lets a and b run at the same moment, again and again, with a random head start for one of
@@ -27,9 +28,7 @@ func duel(t *testing.T, rounds int, a, b func(round int), check func(round int))
 	go func() {
 		defer close(done)
 		for i := range rounds {
-			for begin.Load() <= int64(i) && !stop.Load() {
-				runtime.Gosched()
-			}
+			spin(func() bool { return begin.Load() > int64(i) || stop.Load() })
 			if stop.Load() {
 				return
 			}
@@ -42,15 +41,25 @@ func duel(t *testing.T, rounds int, a, b func(round int), check func(round int))
 		begin.Add(1)
 		delay(int(starts[i]))
 		a(i)
-		for end.Load() <= int64(i) {
-			runtime.Gosched()
-		}
+		spin(func() bool { return end.Load() > int64(i) })
 		if check(i); t.Failed() {
 			break
 		}
 	}
 	stop.Store(true)
 	<-done
+}
+
+// spin waits for the other goroutine, awake for as long as that takes if it runs at this moment. Where it does not, as on a busy machine, this
+// one gives its processor up: else it would use up its share of it first, milliseconds in each of many rounds.
+func spin(ok func() bool) {
+	for i := 0; !ok(); i++ {
+		if i < 1000 {
+			runtime.Gosched()
+		} else {
+			time.Sleep(time.Microsecond) // between two looks
+		}
+	}
 }
 
 func TestHintSetWhileNeighbourIsCleared(t *testing.T) {
