@@ -40,7 +40,7 @@
 //     set aside or deleted. This standing is durable before it takes effect. A volume joins between two CGs, so no CG
 //     has updates of a volume that it does not wait for.
 //   - A group that waits for no volume completes a CG when it is asked to ([Group.CompleteVacant]), and only then.
-//   - A volume that is created while nothing is complete in its group is awaited at once. One that is created later
+//   - A volume that is created before its group received or discarded a CG is awaited at once. One that is created later
 //     must join first: a copy that has yet to come must not hold back those that exist.
 //   - A volume becomes whole with the first CG that leaves nothing of its first copy out, once that CG is final. Until
 //     then a CG may bring a part of the first copy, and the volume may not be served ([ErrNotWhole]). Afterwards a CG

@@ -250,9 +250,10 @@ func (f *facts) each(change func(*volumeFact)) {
 }
 
 func (h *history) create(name string, blocks uint64) error {
+	fresh := h.group == nil || h.pool.Inspect().State(h.group).Receiving == 0
 	return h.ask(func(f *facts) {
 		m := Membership{Standing: Unattached}
-		if f.Complete == 0 {
+		if fresh {
 			m.Standing = Awaited
 		}
 		f.add(volumeFact{name, blocks, m})

@@ -58,6 +58,39 @@ func TestReq07_AVolumeThatJoinsHoldsNothingBack(t *testing.T) {
 	r.close()
 }
 
+// TestVolumeMadeBeforeTheFirstCGIsComplete: a CG that is on its way when a volume is made does not wait for it, whether some of it was received
+// already, or no more is known than that a manager has discarded CGs. Only in a group that never had a CG a volume is waited for at once.
+func TestVolumeMadeBeforeTheFirstCGIsComplete(t *testing.T) {
+	ctx := context.Background()
+	led := func(r *rig, a *Volume) error { return a.group.Discard(ctx, Command{Epoch: 1, CG: 1}, 2) }
+	received := func(r *rig, a *Volume) error { r.write(a, 3, 0, 2); return nil }
+	for name, before := range map[string]func(*rig, *Volume) error{"led": led, "received": received} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, 107)
+			a := r.volume("g", "a", 40)
+			if m := a.Membership(); m.Standing != Awaited {
+				t.Fatalf("the first volume of a group is %v", m)
+			}
+			if err := before(r, a); err != nil {
+				t.Fatal(err)
+			}
+			b, err := r.pool.CreateVolume(ctx, "g", "b", 40*BlockSize)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if m := b.Membership(); m.Standing != Unattached {
+				t.Errorf("the second volume is %v", m)
+			}
+			r.write(a, 3, 2, 4)
+			r.seal(3, a)
+			if st := r.state(a.group); st.Complete != 3 {
+				t.Errorf("CG 3 waits for a volume that its primary cannot take in before it is final: %+v", st)
+			}
+			r.close()
+		})
+	}
+}
+
 // asks begins something that waits, and says later what came of it.
 func (r *rig) asks(f func(reply func(error))) func() (ended bool, err error) {
 	done := make(chan error, 1)

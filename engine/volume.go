@@ -118,7 +118,8 @@ func checkName(what, name string) error {
 }
 
 // CreateVolume adds a volume of size bytes to a group, and creates the group if there is none of that name. All of the
-// volume reads as zeros. The group waits for it from [Group.Join] on, or at once if no CG of the group is complete yet.
+// volume reads as zeros. The group waits for it from [Group.Join] on, or at once if no CG of
+// the group was received or discarded yet.
 func (p *Pool) CreateVolume(ctx context.Context, group, name string, size uint64) (*Volume, error) {
 	if err := errors.Join(checkName("group", group), checkName("volume", name), checkVolumeSize(size)); err != nil {
 		return nil, err
@@ -274,10 +275,11 @@ func (g *Group) inProgress(v *Volume) bool {
 		slices.ContainsFunc(g.pool.ctl.completions, func(j *completion) bool { return j.g == g && has(j.cg) })
 }
 
-// firstStanding is that of a volume made now. Where nothing is complete, nothing stands still when the group waits
-// for it.
+// firstStanding is that of a volume made now. In a group that never had a CG, nothing stands still when it waits for
+// the volume. Else a CG may be on its way that does not have it. Its primary takes the volume in when that CG is
+// final: each would wait for the other. A manager discards something before it has the first CG cut.
 func (g *Group) firstStanding() Standing {
-	if g.state.complete > 0 || g.pool.ctl.completing(g) {
+	if g.state.complete > 0 || g.state.through > 0 || g.receiving.Load() > 0 {
 		return Unattached
 	}
 	return Awaited
