@@ -171,7 +171,8 @@ func (g *Group) runOps() {
 			g.runOps()
 		}
 		switch {
-		case plant.On(plant.FlushBeforeComplete) && r.kind == recComplete, plant.On(plant.FlushBeforeLinked) && r.kind == recLinked:
+		case plant.On(plant.FlushBeforeComplete) && r.kind == recComplete, plant.On(plant.FlushBeforeLinked) && r.kind == recLinked,
+			plant.On(plant.MemberUnflushed) && r.kind == recMember:
 			j.commit(func(error) {}, *r)
 			ended(nil)
 			continue
@@ -344,7 +345,7 @@ func (g *Group) ready() *sealedCG {
 		if v == nil || v.Membership().Standing != Awaited {
 			continue
 		}
-		if _, ok := s.volumes[v]; !ok {
+		if _, ok := s.volumes[v]; !ok && !plant.On(plant.AwaitedMissing) {
 			return nil
 		}
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"slices"
+
+	"github.com/farside-storage/farside/internal/plant"
 )
 
 // Standing says whether the group of a volume waits for it.
@@ -75,7 +77,9 @@ func (m Membership) apply(r *record) Membership {
 	case SetAside:
 		m.AsideAt = r.cg
 	case Unattached:
-		m.WholeSince = 0
+		if !plant.On(plant.RejoinedWhole) {
+			m.WholeSince = 0
+		}
 	}
 	return m
 }
@@ -130,7 +134,7 @@ func (g *Group) join(ctx context.Context, v *Volume, wait bool) error {
 		switch {
 		case m.Standing == Awaited:
 			return nil, nil
-		case m.Standing == SetAside:
+		case m.Standing == SetAside && !plant.On(plant.AsideAttached):
 			return nil, v.refuseAside(m)
 		case g.state.complete > g.state.final:
 			return nil, fmt.Errorf("volume %q of group %q: %w: CG %d is complete without it; it can join when that is final", v.name, g.name, ErrState, g.state.complete)

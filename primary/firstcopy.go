@@ -1,6 +1,10 @@
 package primary
 
-import "time"
+import (
+	"time"
+
+	"github.com/farside-storage/farside/internal/plant"
+)
 
 // A first copy in a group that has a recovery point is spread over CGs: its blocks are pending, and each CG brings
 // some of them, while all other volumes go on as always. See the invariants in the package comment.
@@ -193,7 +197,9 @@ func (c *Core) bring(r *replica, io *IO, s *shared) {
 	end := io.readAt + io.readCount
 	for at, ok := r.pending.next(io.readAt, end); ok; at, ok = r.pending.next(at, end) {
 		to := r.pending.nextClear(at, end)
-		v.changed().set(at, to-at)
+		if !plant.On(plant.PartForgotten) {
+			v.changed().set(at, to-at)
+		}
 		at = to
 	}
 	c.queueRuns(r, cn.open, r.pending, io.readAt, io.readCount, s, &io.zero)

@@ -53,6 +53,18 @@ const (
 	MembersNotDurable
 	// JoinedUnheard: a CG is decided before a control that has just joined has linked it.
 	JoinedUnheard
+	// WholeEarly: a volume counts as whole although the CG has a part of its first copy only.
+	WholeEarly
+	// AwaitedMissing: a CG becomes complete without a volume that its group waits for.
+	AwaitedMissing
+	// AsideAttached: a volume that was set aside is attached to, and awaited, without having rejoined.
+	AsideAttached
+	// RejoinedWhole: a volume that rejoins stays whole.
+	RejoinedWhole
+	// MemberUnflushed: a volume's standing is answered before its record is flushed.
+	MemberUnflushed
+	// PartForgotten: what a CG brought of a first copy is not brought again when the CG is given up.
+	PartForgotten
 	// End is behind the last fault.
 	End
 )
@@ -69,6 +81,10 @@ var names = [...]string{
 	IntentUnflushed: "regions cleared without flushing the device",
 	BlockUnchecked:  "checksum of a data block not compared", ChangesForgotten: "changes of an abandoned CG forgotten",
 	MembersNotDurable: "members not durable before they take part", JoinedUnheard: "CG decided before a joined control linked it",
+	WholeEarly: "volume called whole with a part of its first copy", AwaitedMissing: "CG complete without an awaited volume",
+	AsideAttached: "volume attached to although it was set aside",
+	RejoinedWhole: "volume that rejoins stays whole", MemberUnflushed: "flush after a volume's standing left out",
+	PartForgotten: "part of a first copy forgotten with its CG",
 }
 
 func (f Fault) String() string { return names[f] }

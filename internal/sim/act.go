@@ -40,6 +40,9 @@ func (w *world) do(o Op) {
 	case "member":
 		w.trace("%v", o)
 		w.change(o.Node, o.How)
+	case "volume":
+		w.trace("%v", o)
+		w.order(o)
 	default:
 		w.doSecondary(o)
 	}
@@ -200,7 +203,7 @@ func (s *secondaryNode) fallBack() {
 func (p *primaryNode) later() {
 	run := p.run
 	p.w.at(p.w.now+p.between(p.w.cfg.restart/2, p.w.cfg.restart), func() {
-		if !p.up && p.run == run {
+		if !p.up && p.run == run && !p.halted {
 			p.start()
 		}
 	})
@@ -298,12 +301,15 @@ func (s *secondaryNode) snapshot(d time.Duration) {
 	for _, v := range s.volumes {
 		images[v] = s.w.hist.image(x.cg, v)
 	}
+	x.moves = s.moves
 	s.snaps = append(s.snaps, x)
 	s.after(d, func() {
 		s.around(func() {
 			s.w.hist.restore(x.cg, images)
 			for _, v := range s.volumes {
-				s.w.compare(s, v, x.cg, engine.FinalView, x.view)
+				if x.moves == s.moves { // else there may be another volume of that name by now
+					s.w.compare(s, v, x.cg, engine.FinalView, x.view)
+				}
 			}
 			x.view.Close()
 			for i, y := range s.snaps {
@@ -411,9 +417,9 @@ func (s *secondaryNode) flip(o Op) {
 	}
 	var all []shown
 	for _, v := range s.volumes {
-		ev, err := s.group.Volume(v.name)
-		if err != nil {
-			s.w.fail("view", "%s: %v", s.name, err)
+		ev := s.volume(v)
+		if ev == nil {
+			continue
 		}
 		s.pool.Inspect().Look(ev, engine.FinalView, func(b engine.VBlock, at engine.PBlock, _ engine.PartialSum) {
 			if at != 0 {

@@ -27,6 +27,9 @@ type Report struct {
 	PoolFull   uint64 `json:"pool_full"`
 	Members    uint64 `json:"members"` // controls that began to take part, or ceased to
 	Pools      uint64 `json:"pools"`   // that were made anew
+	Volumes    uint64 `json:"volumes"` // that were made, deleted, set aside or had to rejoin
+	Parts      uint64 `json:"parts"`   // final CGs with a part of a first copy
+	Spread     uint64 `json:"spread"`  // first copies that ended after parts
 }
 
 // Add sums up.
@@ -48,6 +51,9 @@ func (r *Report) Add(o Report) {
 	r.PoolFull += o.PoolFull
 	r.Members += o.Members
 	r.Pools += o.Pools
+	r.Volumes += o.Volumes
+	r.Parts += o.Parts
+	r.Spread += o.Spread
 }
 
 // count adds what an incarnation of devices did.

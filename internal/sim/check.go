@@ -106,6 +106,7 @@ func (w *world) checkRecovered(s *secondaryNode) {
 	if st.Complete > st.Final {
 		a.completed(st.Complete)
 	}
+	s.recoverCopies()
 	w.checkSecondary(s)
 	if w.judged(s) {
 		w.readAll(s)
@@ -121,11 +122,15 @@ func (w *world) checkSecondary(s *secondaryNode) {
 	if st.Final > 0 && !w.log.decided[st.Final] {
 		w.fail("R2", "%s made CG %d final, which was never decided", s.name, st.Final)
 	}
+	w.checkCopies(s)
 	if !changed && w.rng.IntN(8) > 0 {
 		return
 	}
 	if !w.judged(s) {
 		return
+	}
+	if changed {
+		s.countParts()
 	}
 	if err := s.pool.Inspect().Blocks(s.writers()...); err != nil {
 		w.fail("blocks", "%s: %v", s.name, err)
@@ -169,14 +174,11 @@ func tail(list []uint64) []uint64 { return list[max(0, len(list)-4):] }
 // checkView compares pointers with the history, without reading data.
 func (w *world) checkView(s *secondaryNode, kind engine.ViewKind, cg uint64) {
 	for _, v := range s.volumes {
-		ev, err := s.group.Volume(v.name)
-		if err != nil {
-			w.fail("view", "%s: %v", s.name, err)
-		}
-		if !s.shows(ev, cg) {
+		ev := s.volume(v)
+		if ev == nil || !s.shows(v, ev, cg) {
 			continue
 		}
-		want := w.hist.image(cg, v)
+		want := w.image(s, v, ev, cg)
 		if want == nil {
 			w.fail("view", "%s shows CG %d, at whose cut volume %s was not held", s.name, cg, v.name)
 		}
@@ -186,23 +188,6 @@ func (w *world) checkView(s *secondaryNode, kind engine.ViewKind, cg uint64) {
 			}
 		})
 	}
-}
-
-// shows says whether the volume, as of CG cg, has what the primary held: not while its first copy is spread over CGs.
-// That is done only where something of the group is final before it begins.
-func (s *secondaryNode) shows(v *engine.Volume, cg uint64) bool {
-	whole, decided := v.Membership().WholeSince, s.w.log.order
-	return cg == 0 || len(decided) == 0 || cg <= decided[0] || whole > 0 && whole <= cg
-}
-
-// whole says whether all volumes have, as of CG cg, what the primaries held.
-func (s *secondaryNode) whole(cg uint64) bool {
-	for _, v := range s.volumes {
-		if ev, err := s.group.Volume(v.name); err != nil || !s.shows(ev, cg) {
-			return false
-		}
-	}
-	return true
 }
 
 // readAll reads both views of every volume, and compares every byte with the history by its sum.
@@ -221,20 +206,17 @@ func (w *world) compare(s *secondaryNode, v *volume, cg uint64, kind engine.View
 	if s.devs.Crashed() || s.failed != nil {
 		return
 	}
-	ev, err := s.group.Volume(v.name)
-	if err != nil {
-		w.fail("view", "%s: %v", s.name, err)
-	}
-	if !s.shows(ev, cg) {
+	ev := s.volume(v)
+	if ev == nil || !s.shows(v, ev, cg) {
 		return
 	}
-	want := w.hist.image(cg, v)
+	want := w.image(s, v, ev, cg)
 	r := s.read(&engine.Read{Volume: ev, View: kind, Snapshot: of, Buf: w.memory.reading(int(v.blocks * engine.BlockSize))})
 	switch {
 	case r == nil:
 		return
 	case r.Err != nil && s.damaged > 0:
-		w.compareDamaged(s, v, cg, kind, of)
+		w.compareDamaged(s, v, cg, want, kind, of)
 		return
 	case r.Err != nil:
 		if s.faulty() || s.devs.Crashed() {
@@ -280,9 +262,8 @@ func (s *secondaryNode) readBlock(v *volume, b uint64, kind engine.ViewKind, of 
 
 // compareDamaged reads block by block: each is an error that names the damage, or right. Of errors there are no more
 // than blocks that were damaged.
-func (w *world) compareDamaged(s *secondaryNode, v *volume, cg uint64, kind engine.ViewKind, of *engine.Snapshot) {
+func (w *world) compareDamaged(s *secondaryNode, v *volume, cg uint64, want []uint64, kind engine.ViewKind, of *engine.Snapshot) {
 	bad := 0
-	want := w.hist.image(cg, v)
 	for b := range v.blocks {
 		r, err := s.readBlock(v, b, kind, of)
 		if s.devs.Crashed() || s.failed != nil {

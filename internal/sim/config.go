@@ -32,6 +32,8 @@ type config struct {
 
 	changes bool     // controls come and go
 	absent  []string // those that do not take part at first
+	moves   bool     // volumes come and go
+	late    []string // those that are not in the group at first
 }
 
 type volumeConfig struct {
@@ -74,6 +76,7 @@ func drawConfig(seed uint64) *config {
 		}
 	}
 	c.drawMembers(seed)
+	c.drawVolumes(seed)
 	return c
 }
 
@@ -102,14 +105,18 @@ func (c *config) virtual() int64 {
 
 func (c *config) groupSpec(p *primaryNode) []primary.GroupSpec {
 	g := primary.GroupSpec{Name: groupName}
-	for _, v := range p.volumes {
-		s := primary.VolumeSpec{Name: v.name, Size: v.blocks * primary.BlockSize}
-		for _, to := range v.to {
-			s.Secondaries = append(s.Secondaries, to.name)
-		}
-		g.Volumes = append(g.Volumes, s)
+	for _, v := range p.slots {
+		g.Volumes = append(g.Volumes, v.spec())
 	}
 	return []primary.GroupSpec{g}
+}
+
+func (v *volume) spec() primary.VolumeSpec {
+	s := primary.VolumeSpec{Name: v.name, Size: v.blocks * primary.BlockSize}
+	for _, to := range v.to {
+		s.Secondaries = append(s.Secondaries, to.name)
+	}
+	return s
 }
 
 // poolSpecs sizes the devices of a secondary: metadata, and room for some copies of its volumes.

@@ -31,6 +31,12 @@
 //     form CGs, because one has copies on another that left, the group waits; once the faults have ended an operator
 //     adds whoever is missing. The decision log may be lost in such a run only while all secondaries show the same
 //     CG.
+//   - Volumes: in one seed of four of the others, volumes come and go. An operator adds volumes to the running group and
+//     removes them, and their copies are set aside, or deleted. He sets aside a copy whose primary is away, and deletes
+//     and makes again a copy whose primary is stopped. He does that step by step, and repeats each step until it is done, as
+//     the commands do that may be interrupted. While a volume is out of the group somebody else writes to its device.
+//   - First copies: where controls or volumes come and go, only a few blocks of a first copy may be left for its last CG, and
+//     mostly its rate is limited, so that most first copies after the first CG are spread over several CGs.
 //   - Hosts: a chain of dependent records over all volumes (each durable before the next begins), overlapping writes,
 //     writes of parts of blocks, zeroes and trims.
 //
@@ -54,6 +60,9 @@
 //	flip node=S a=PLACE                 a bit of a block flips that a volume shows
 //	stray node=S a=SKIP b=BLOCKS        a write of data goes that far beyond where it should
 //	member node=N how=add|remove        an operator has a control join the group, or leave it
+//	volume node=V how=add|remove|delete         ... a volume; delete: its copies are deleted, too
+//	volume node=V peer=S how=remake             an operator deletes a copy and makes it again
+//	volume node=V peer=S how=set-aside for=TIME an operator sets a copy aside, and has it rejoin
 //	mangle node=P peer=S                an update changes on its way although all its checksums are right
 //
 // m0 stands for the manager with the newest epoch.
@@ -69,12 +78,14 @@
 //   - R4: nobody obeys an epoch after a higher one, and a manager sends only its own.
 //   - R5: a recovery point that a manager reports is final on some secondary.
 //   - R6, "view": both views of every volume on every secondary hold exactly what the primary held at the cut of the
-//     CG that they show, by the checksums in the tables. "read": the same byte for byte, after each recovery, at the
+//     CG that they show, by the checksums in the tables; but not of a volume that is not called whole as of that CG. "read": the same byte for byte, after each recovery, at the
 //     end, often in between, and for readers that hold a view for long.
 //   - "members": every durable member takes part in each CG that is held from then on, and is in its decision. LINK
 //     is sent only to controls that were durable members at some time. Rules about every secondary apply to those
 //     that take part, from the first CG on that they take part in with their present pool. What a secondary shows
 //     that left, and that holds up no CG, is not judged.
+//   - "volumes": a copy of which an operator was told that it was made, set aside, deleted, or that it rejoined, is so
+//     after every crash. A copy that is set aside shows the CG at which it was, until it rejoins or is deleted.
 //   - "one CG": two secondaries show the same CG, or two CGs that were decided one after the other, the newer of
 //     which is linked on both.
 //   - "blocks": no physical block is named twice, none that is named is free, and named + reserved = used.
@@ -87,15 +98,18 @@
 //     were damaged, and none once hosts have written everything again.
 //   - "pool", "halt": no pool and no leading manager stops without a fault of a device or log that explains it.
 //   - "progress": once faults end, a CG with everything becomes final within two minutes of virtual time, and equals
-//     the devices of the primaries.
+//     the devices of the primaries. By then every volume is whole. Until then a CG is decided every 15 s at least, if first
+//     copies may be spread.
 //   - "panic": nothing panics.
 //
 // # Planted faults
 //
-// Package internal/plant lists twenty-one faults that the build tag "plant" compiles into the product, one of which
+// Package internal/plant lists twenty-seven faults that the build tag "plant" compiles into the product, one of which
 // is active at a time. Each must be noticed within 500 seeds:
 //
 //	go test -tags plant ./internal/sim -run TestPlants -v
+//
+// With -table it writes the table below.
 //
 // The seed that noticed it first, when this was written, and the invariant:
 //

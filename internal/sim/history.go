@@ -79,7 +79,7 @@ func (w *world) checkChain(cg uint64) {
 	}
 	for k := newest; k > 0 && k+uint64(len(w.host.places)) > newest; k-- {
 		p := w.host.at(k)
-		if !slices.Contains(part.Primaries, p.v.owner.name) {
+		if !slices.Contains(part.Primaries, p.v.owner.name) || w.host.skipped[k] {
 			continue
 		}
 		if got := chain[p.v][p.block]; got != k {

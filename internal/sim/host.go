@@ -17,6 +17,7 @@ type host struct {
 	stamp   uint64
 	flying  []*hostIO // in order
 	stopped bool
+	skipped map[uint64]bool // records that were not written, as nobody may write to their volume
 }
 
 type place struct {
@@ -36,7 +37,7 @@ type hostIO struct {
 const chainMagic = 0x4e49414843525346
 
 func newHost(w *world) *host {
-	h := &host{w: w, next: 1}
+	h := &host{w: w, next: 1, skipped: map[uint64]bool{}}
 	// Neighbours in the chain are on different volumes. The first blocks of each are theirs.
 	for b := range uint64(chainBlocks) {
 		for _, v := range w.volumes {
@@ -53,8 +54,15 @@ func (h *host) at(k uint64) place { return h.places[k%uint64(len(h.places))] }
 
 // record writes the next record of the chain, durably, unless one is on its way.
 func (h *host) record() {
+	if h.pending || h.stopped {
+		return
+	}
+	for !h.at(h.next).v.served {
+		h.skipped[h.next] = true
+		h.next++
+	}
 	p := h.at(h.next)
-	if h.pending || h.stopped || !p.v.owner.up {
+	if !p.v.owner.up {
 		return
 	}
 	h.pending = true
@@ -78,7 +86,7 @@ func (h *host) fill(b []byte) {
 
 // other does a request outside of the chain's blocks; off and n in bytes.
 func (h *host) other(op primary.Op, v *volume, off, n uint64, fua bool) {
-	if h.stopped || !v.owner.up {
+	if h.stopped || !v.owner.up || !v.served {
 		return
 	}
 	io := &hostIO{v: v, IO: primary.IO{Op: op, FUA: fua, Off: off, Len: n}}
@@ -91,7 +99,7 @@ func (h *host) other(op primary.Op, v *volume, off, n uint64, fua bool) {
 }
 
 func (h *host) submit(io *hostIO) {
-	io.host, io.Owner, io.Volume = h, io, io.v.device
+	io.host, io.Owner, io.Volume = h, io, io.v.index
 	h.flying = append(h.flying, io)
 	h.w.report.HostWrites++
 	io.v.owner.visit(func(c *primary.Core) { c.Submit(&io.IO) })

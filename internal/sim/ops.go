@@ -41,7 +41,7 @@ func (o Op) String() string {
 }
 
 var kinds = []string{"record", "write", "part", "zeroes", "trim", "kill", "power", "cut", "part-net", "hang", "failover",
-	"disk", "checkpoint", "snapshot", "mangle", "rot", "vanish", "stray", "flip", "member"}
+	"disk", "checkpoint", "snapshot", "mangle", "rot", "vanish", "stray", "flip", "member", "volume"}
 
 // parseOp reads what String wrote.
 func parseOp(line string) (Op, error) {
@@ -88,6 +88,7 @@ func drawOps(seed uint64, c *config) []Op {
 	d.hosts()
 	d.faults()
 	d.members(seed)
+	d.moves(seed)
 	slices.SortStableFunc(d.ops, func(a, b Op) int { return int(a.At - b.At) })
 	return d.ops
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -24,6 +25,7 @@ var (
 	record    = flag.Bool("record", false, "have TestPlants write a replay for each planted fault into testdata")
 	firstFlaw = flag.Int("first", 1, "the first fault that TestPlants plants")
 	lastFlaw  = flag.Int("last", int(plant.End)-1, "the last one")
+	table     = flag.Bool("table", false, "have TestPlants write what it finds into the table of doc.go")
 )
 
 // TestPlants plants one fault after the other, and sees that the simulation notices each.
@@ -36,11 +38,42 @@ func TestPlants(t *testing.T) {
 			continue
 		}
 		fmt.Printf("%-52s seed %3d: %s: %.110s\n", f, seed, found.Invariant, firstLine(found.Text))
+		if *table {
+			writeRow(t, f, seed, found)
+		}
 		if *record {
 			recordReplay(t, f, seed)
 		}
 	}
 	plant.Active = plant.None
+}
+
+// tableHead is the line before the table of doc.go, and an empty one.
+const tableHead = "// The seed that noticed it first, when this was written, and the invariant:\n//\n"
+
+// writeRow replaces, or adds, the row of a fault in the table of doc.go.
+func writeRow(t *testing.T, f plant.Fault, seed uint64, found *Violation) {
+	t.Helper()
+	text, err := os.ReadFile("doc.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, after, ok := strings.Cut(string(text), tableHead)
+	rows, rest, closed := strings.Cut(after, "\n//\n")
+	if !ok || !closed {
+		t.Fatal("doc.go has no table of planted faults any more")
+	}
+	list := strings.Split(rows, "\n")
+	row := fmt.Sprintf("//\t%-49s %3d  %s", f, seed, found.Invariant)
+	if at := slices.IndexFunc(list, func(x string) bool { return strings.HasPrefix(x, "//\t"+f.String()+" ") }); at >= 0 {
+		list[at] = row
+	} else {
+		list = append(list, row)
+	}
+	text = []byte(before + tableHead + strings.Join(list, "\n") + "\n//\n" + rest)
+	if err := os.WriteFile("doc.go", text, 0o644); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // recordReplay writes the shortest replay found that the fault breaks.

@@ -38,6 +38,9 @@ type primaryNode struct {
 	epoch    uint64 // highest that was obeyed in this run, and at its start, that was answered ever
 	answered uint64
 	cut      uint64          // newest CG cut in this run
+	slots    []*volume       // by the core's index
+	halted   bool            // an operator stopped it
+	replaced []wire.UUID     // copies that may be overwritten, as an operator said
 	policy   ringtest.Policy // of the power failure that is ordered
 }
 
@@ -55,6 +58,7 @@ type link struct {
 	batch   wire.Batch
 	zeroes  wire.ZeroRanges
 	mangle  bool // change the next update on its way
+	bare    bool // there is nothing to attach
 }
 
 func (w *world) coreOptions() primary.CoreOptions {
@@ -66,7 +70,10 @@ func (w *world) coreOptions() primary.CoreOptions {
 func (p *primaryNode) start() {
 	w := p.w
 	p.begin()
-	core, err := primary.NewCore(w.coreOptions(), w.cfg.groupSpec(p), primary.LoadIntent(p.files))
+	p.assign()
+	o := w.coreOptions()
+	o.Overwrite = p.replaced
+	core, err := primary.NewCore(o, w.cfg.groupSpec(p), primary.LoadIntent(p.files))
 	if err != nil {
 		w.fail("start", "primary %s: %v", p.name, err)
 	}
@@ -79,11 +86,7 @@ func (p *primaryNode) start() {
 	}
 	p.reaped = make([]ring.Completion, 32)
 	p.links = nil
-	for i, s := range core.Connections() {
-		l := &link{p: p, index: i, to: w.secondary(s.Secondary)}
-		p.links = append(p.links, l)
-		l.connect(0)
-	}
+	p.newLinks()
 	for _, v := range p.volumes {
 		v.allDirty()
 	}
@@ -164,7 +167,9 @@ func (p *primaryNode) pump() {
 		}
 	}
 	for _, d := range a.Device {
-		p.w.volumeOf(p, d.Device).touch(d)
+		v := p.slots[d.Device]
+		v.touch(d)
+		d.Device = v.device
 		p.backlog = append(p.backlog, d)
 	}
 	if a.Intent != nil {
@@ -175,6 +180,10 @@ func (p *primaryNode) pump() {
 	}
 	ready := append([]int(nil), a.Ready...) // pump is entered again before it ends
 	done := append([]*primary.IO(nil), a.Done...)
+	again := append([]int(nil), a.Reattach...)
+	for _, i := range a.Gone {
+		p.slots[i].index = -1
+	}
 	if d := c.Deadline(); p.alarm == 0 || d < p.alarm {
 		p.alarm = d
 		p.after(max(d-p.w.now, 0), func() {
@@ -187,6 +196,9 @@ func (p *primaryNode) pump() {
 	p.push()
 	for _, i := range ready {
 		p.links[i].wake()
+	}
+	for _, i := range again {
+		p.links[i].reattach()
 	}
 	for _, io := range done {
 		h := io.Owner.(*hostIO)
@@ -301,7 +313,17 @@ func (l *link) connect(pause time.Duration) {
 			for i := range fresh {
 				fresh[i] = byte(p.rng.Uint32())
 			}
-			p.visit(func(c *primary.Core) { e.send(c.Attach(l.index, fresh)) })
+			p.visit(func(c *primary.Core) {
+				if m := c.Attach(l.index, fresh); m != nil {
+					e.send(m)
+				} else {
+					l.bare = true
+				}
+			})
+			if l.bare && l.end == e {
+				e.close()
+				l.end = nil
+			}
 		})
 	})
 }
@@ -428,6 +450,10 @@ type volume struct {
 	device int
 	blocks uint64
 	to     []*secondaryNode
+
+	configured bool // in the primary's file
+	served     bool // hosts may write to it
+	index      int  // of the running core, -1: it does not have it
 
 	dirty []bool   // blocks whose sum is not known
 	sums  []uint64 // XXH64 of each block of the device

@@ -44,6 +44,9 @@ func (r Replay) WriteTo(to io.Writer) (int64, error) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s%d\nseed %d\n", replayMagic, replayVersion, r.Seed)
 	for _, s := range r.system.sections() {
+		if s.optional && s.empty() {
+			continue
+		}
 		b.WriteString(s.name)
 		for _, f := range s.fields {
 			fmt.Fprintf(&b, " %s=%s", f.key, f.text())
@@ -60,6 +63,9 @@ func (r Replay) WriteTo(to io.Writer) (int64, error) {
 	if r.system.changes {
 		fmt.Fprintln(&b, strings.Join(append([]string{"absent"}, r.system.absent...), " "))
 	}
+	if r.system.moves {
+		fmt.Fprintln(&b, strings.Join(append([]string{"late"}, r.system.late...), " "))
+	}
 	for _, o := range r.Ops {
 		fmt.Fprintln(&b, o)
 	}
@@ -69,8 +75,13 @@ func (r Replay) WriteTo(to io.Writer) (int64, error) {
 
 // section is a line of a replay that says something of the system.
 type section struct {
-	name   string
-	fields []field
+	name     string
+	fields   []field
+	optional bool // may be missing if all is zero
+}
+
+func (s section) empty() bool {
+	return !slices.ContainsFunc(s.fields, func(f field) bool { return f.text() != "0" })
 }
 
 // field is a number or duration of it.
@@ -84,13 +95,14 @@ func (c *config) sections() []section {
 	return []section{
 		{"system", []field{{"primaries", &c.primaries}, {"secondaries", &c.secondaries}, {"sector", &c.sectors}, {"devices", &c.devices},
 			{"spare", &c.spare}, {"journal", &c.journal}, {"writer-buffers", &c.writerBuffers}, {"writer-blocks", &c.writerBlocks},
-			{"window", &c.window}}},
+			{"window", &c.window}}, false},
 		{"times", []field{{"latency", &c.latency}, {"device", &c.device}, {"restart", &c.restart}, {"idle", &c.idle}, {"resume", &c.resume},
-			{"backoff", &c.backoff}, {"recheck", &c.recheck}, {"length", &c.length}}},
+			{"backoff", &c.backoff}, {"recheck", &c.recheck}, {"length", &c.length}}, false},
 		{"managers", []field{{"interval", &m.Interval}, {"coordination-timeout", &m.CoordinationTimeout}, {"drain-timeout", &m.DrainTimeout},
-			{"command-timeout", &m.CommandTimeout}, {"rpo-alert", &m.RPOAlert}}},
+			{"command-timeout", &m.CommandTimeout}, {"rpo-alert", &m.RPOAlert}}, false},
 		{"cores", []field{{"queue", &p.QueueBytes}, {"catchup-reads", &p.CatchupReads}, {"catchup-bytes", &p.CatchupBytes},
-			{"intent-region", &p.IntentRegion}, {"intent-linger", &p.IntentLinger}}},
+			{"intent-region", &p.IntentRegion}, {"intent-linger", &p.IntentLinger}}, false},
+		{"first-copies", []field{{"rest", &p.FirstCopyRest}, {"rate", &p.FirstCopyRate}}, true},
 	}
 }
 
@@ -178,6 +190,8 @@ func (p *replayReader) take(line string) error {
 		return p.volume(rest)
 	case word == "absent":
 		return p.absent(rest)
+	case word == "late":
+		return p.late(rest)
 	}
 	for _, s := range p.r.system.sections() {
 		if s.name == word {
@@ -272,6 +286,21 @@ func (p *replayReader) absent(rest string) error {
 	return nil
 }
 
+// late reads which volumes are not in the group at first, in a run in which volumes come and go.
+func (p *replayReader) late(rest string) error {
+	if p.r.system.moves {
+		return errors.New("a second line \"late\"")
+	}
+	p.r.system.moves = true
+	for _, name := range strings.Fields(rest) {
+		if slices.Contains(p.r.system.late, name) {
+			return fmt.Errorf("%q is late twice", name)
+		}
+		p.r.system.late = append(p.r.system.late, name)
+	}
+	return nil
+}
+
 func parseCopies(text string) ([]int, error) {
 	var to []int
 	for name := range strings.SplitSeq(text, ",") {
@@ -293,7 +322,7 @@ func (p *replayReader) finish() error {
 		return errors.New("it has no line \"seed NUMBER\": it was cut off")
 	}
 	for _, s := range p.r.system.sections() {
-		if !p.said[s.name] {
+		if !p.said[s.name] && !s.optional {
 			return fmt.Errorf("it has no line %q, which describes the system: it was cut off", s.name)
 		}
 	}
@@ -316,6 +345,7 @@ func (c *config) validate() error {
 		within("queue", c.core.QueueBytes, 1, 1<<30), within("catchup-reads", int64(c.core.CatchupReads), 1, 64),
 		within("catchup-bytes", c.core.CatchupBytes, engine.BlockSize, 1<<20),
 		within("intent-region", int64(min(c.core.IntentRegion, 1<<40)), 64<<10, 1<<30),
+		within("first copies' rest", c.core.FirstCopyRest, 0, 1<<30), within("first copies' rate", c.core.FirstCopyRate, 0, 1<<40),
 	}
 	if c.sectors != 512 && c.sectors != engine.BlockSize {
 		errs = append(errs, fmt.Errorf("sector is %d, not 512 or %d", c.sectors, engine.BlockSize))
@@ -336,7 +366,7 @@ func (c *config) validate() error {
 			errs = append(errs, fmt.Errorf("volume v%d: no such primary or secondary, or not %d to 4096 blocks", i, chainBlocks+1))
 		}
 	}
-	return errors.Join(append(errs, c.idleNodes(), c.absentNodes())...)
+	return errors.Join(append(errs, c.idleNodes(), c.absentNodes(), c.lateVolumes())...)
 }
 
 // idleNodes: everybody has a volume.
@@ -362,4 +392,25 @@ func (c *config) absentNodes() error {
 		return fmt.Errorf("absent are %q: name controls that are there, and leave a primary and a secondary", c.absent)
 	}
 	return nil
+}
+
+// lateVolumes: everybody has a volume without those that are not in the group at first.
+func (c *config) lateVolumes() error {
+	var errs []error
+	for _, name := range c.late {
+		if n, err := strconv.Atoi(strings.TrimPrefix(name, "v")); err != nil || fmt.Sprintf("v%d", n) != name || n >= len(c.volumes) {
+			errs = append(errs, fmt.Errorf("late is %q: there is no such volume", name))
+		}
+	}
+	rest := *c
+	rest.volumes = nil
+	for i, v := range c.volumes {
+		if !slices.Contains(c.late, fmt.Sprintf("v%d", i)) {
+			rest.volumes = append(rest.volumes, v)
+		}
+	}
+	if err := rest.idleNodes(); err != nil && len(c.late) > 0 {
+		errs = append(errs, fmt.Errorf("without those that are late: %w", err))
+	}
+	return errors.Join(errs...)
 }

@@ -156,6 +156,10 @@ func TestReplayRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	lines := strings.SplitAfter(good, "\n")
+	var all []string
+	for i := range Draw(3).system.volumes {
+		all = append(all, fmt.Sprintf("v%d", i))
+	}
 	for _, test := range []struct{ want, text string }{
 		{"version 1, this farside runs version 2", strings.Replace(good, "replay 2", "replay 1", 1)},
 		{"version 3, this farside runs version 2", strings.Replace(good, "replay 2", "replay 3", 1)},
@@ -173,6 +177,10 @@ func TestReplayRefused(t *testing.T) {
 		{"volume v0: no such primary", replaceField(good, "blocks", "4")},
 		{"\"t0\" is no secondary", replaceField(good, "to", "t0")},
 		{"not an operation", good + "1ms explode\n"},
+		{"late is \"v99\": there is no such volume", good + "late v99\n"},
+		{"\"v0\" is late twice", good + "late v0 v0\n"},
+		{"without those that are late", good + "late " + strings.Join(all, " ") + "\n"},
+		{"first copies' rest is -1", good + "first-copies rest=-1 rate=0\n"},
 	} {
 		_, err := ReadReplay(strings.NewReader(test.text))
 		if !errors.Is(err, ErrReplay) || !strings.Contains(err.Error(), test.want) {

@@ -39,6 +39,8 @@ type secondaryNode struct {
 	rotten   *rot
 	acks     acks
 	seen     engine.GroupState // at the last look
+	copies   map[*volume]*copyOf
+	moves    int // counts volumes that were made, deleted, set aside or had to rejoin
 	relapse  *arm
 	broken   time.Duration // I/O errors until then
 	away     bool          // a device vanished, or is about to
@@ -117,8 +119,9 @@ type charge struct {
 
 // snapshot is a reader that holds a view for a while.
 type snapshot struct {
-	view *engine.Snapshot
-	cg   uint64
+	view  *engine.Snapshot
+	cg    uint64
+	moves int
 }
 
 var background = context.Background()
@@ -181,6 +184,9 @@ func (s *secondaryNode) format() error {
 		return err
 	}
 	for _, v := range s.volumes {
+		if s.copies[v].sure == absent {
+			continue
+		}
 		if _, err := pool.CreateVolume(background, groupName, v.name, v.blocks*engine.BlockSize); err != nil {
 			return err
 		}
@@ -408,7 +414,12 @@ func (s *secondaryNode) servePrimary(e *end) {
 func (s *secondaryNode) attach(e *end, a *wire.Attach) {
 	vols, err := target.Match(s.group, a)
 	if err != nil {
-		s.w.fail("attach", "%s: %v", s.name, err)
+		if !s.unfit(a) {
+			s.w.fail("attach", "%s: %v", s.name, err)
+		}
+		e.send(wire.Refusal(err, 0, groupName, 0))
+		e.close()
+		return
 	}
 	for _, t := range s.sessions {
 		if t.id == a.Stream && t.rx.Binds(vols) {

@@ -17,8 +17,8 @@ var (
 	verbose   = flag.Bool("story", false, "print what happens")
 )
 
-// late says that the test binary will soon be ended for taking too long, as on a machine that has much else to do: then fewer seeds
-// are run, and the test says how many.
+// late says that the test binary will soon be ended for taking too long, as on a machine that has much else to do: then
+// fewer seeds are run, and the test says how many.
 func late(t *testing.T) bool {
 	end, ok := t.Deadline()
 	return ok && time.Until(end) < 4*time.Minute
@@ -56,4 +56,7 @@ func TestSeeds(t *testing.T) {
 	fmt.Printf("%d seeds: %d power failures and kills, %d of them at an I/O; %d I/Os, %d checked steps, %d CGs decided\n",
 		total.Seeds, total.Crashes+total.Kills, total.AtIO, total.IOs, total.Steps, total.CGs)
 	t.Logf("%+v", total)
+	if total.Seeds >= 500 && min(total.Members, total.Pools, total.Volumes, total.Parts, total.Spread) == 0 {
+		t.Errorf("controls or volumes did not come and go, or no first copy was spread over CGs: %+v", total)
+	}
 }

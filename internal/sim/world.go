@@ -25,6 +25,7 @@ type world struct {
 	log     *decisionLog
 	host    *host
 	hist    *history
+	jobs    []*job // of an operator, one after the other
 
 	conns      []*conn
 	partitions []*partition
@@ -64,7 +65,7 @@ func newWorld(seed uint64, c *config) (*world, error) {
 	w := &world{seed: seed, cfg: c, rng: rand.New(rand.NewPCG(seed, 1)), hist: newHistory(),
 		log: &decisionLog{decided: map[uint64]bool{}, file: c.group(), members: newMembers(c.group())}, memory: memories.Get().(*memory)}
 	for i := range w.cfg.secondaries {
-		w.sec = append(w.sec, &secondaryNode{node: w.newNode(fmt.Sprintf("s%d", i), uint64(100+i)), index: i})
+		w.sec = append(w.sec, &secondaryNode{node: w.newNode(fmt.Sprintf("s%d", i), uint64(100+i)), index: i, copies: map[*volume]*copyOf{}})
 	}
 	for i := range w.cfg.primaries {
 		w.prim = append(w.prim, &primaryNode{node: w.newNode(fmt.Sprintf("p%d", i), uint64(200+i)), index: i})
@@ -74,13 +75,16 @@ func newWorld(seed uint64, c *config) (*world, error) {
 	}
 	for i, vc := range w.cfg.volumes {
 		p := w.prim[vc.primary]
-		v := &volume{name: fmt.Sprintf("v%d", i), owner: p, device: len(p.volumes), blocks: vc.blocks,
+		name := fmt.Sprintf("v%d", i)
+		in := !slices.Contains(w.cfg.late, name)
+		v := &volume{name: name, owner: p, device: len(p.volumes), blocks: vc.blocks, configured: in, served: in, index: -1,
 			dirty: make([]bool, vc.blocks), sums: make([]uint64, vc.blocks), buf: make([]byte, engine.BlockSize)}
 		p.volumes = append(p.volumes, v)
 		w.volumes = append(w.volumes, v)
 		for _, s := range vc.to {
 			v.to = append(v.to, w.sec[s])
 			w.sec[s].volumes = append(w.sec[s].volumes, v)
+			w.sec[s].copies[v] = &copyOf{sure: presenceOf(in), moved: !in}
 		}
 	}
 	w.host = newHost(w)
@@ -171,7 +175,7 @@ func (w *world) heal() {
 	}
 	for _, p := range w.prim {
 		disarm(p.devs)
-		if !p.up {
+		if !p.up && !p.halted {
 			p.start()
 		}
 	}
@@ -186,6 +190,7 @@ const settleBound = 2 * time.Minute
 
 // settle: once faults have ended a CG with everything becomes final, everywhere.
 func (w *world) settle() {
+	w.finishJobs()
 	records := 20
 	if w.anyDamage() {
 		records = w.rewrite()
@@ -200,7 +205,9 @@ func (w *world) settle() {
 		w.fail("progress", "%d requests of hosts have not ended", len(w.host.flying))
 	}
 	since, limit := w.wall(), w.now+settleBound
+	stands := stand{w.lastDecided, w.now}
 	for !w.settled(since) {
+		stands.check(w)
 		if w.now >= limit {
 			w.fail("progress", "no CG became final within %v of the last fault: %s", settleBound, w.describe())
 		}
@@ -257,6 +264,9 @@ func (w *world) checkEnd() {
 		w.readAll(s)
 		final := s.pool.Inspect().State(s.group).Final
 		for _, v := range s.volumes {
+			if !v.configured {
+				continue
+			}
 			now, then := v.image(), w.hist.image(final, v)
 			for b := range now {
 				if now[b] != then[b] {
@@ -332,8 +342,6 @@ func (w *world) volume(name string) *volume {
 	}
 	return nil
 }
-
-func (w *world) volumeOf(p *primaryNode, device int) *volume { return p.volumes[device] }
 
 // leader is the manager that m0 stands for in operations: the one with the newest epoch.
 func (w *world) leader() *managerNode {

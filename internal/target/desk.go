@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/farside-storage/farside/engine"
+	"github.com/farside-storage/farside/internal/plant"
 	"github.com/farside-storage/farside/wire"
 )
 
@@ -112,7 +113,7 @@ func Match(g *engine.Group, a *wire.Attach) ([]*engine.Volume, error) {
 				ref.Name, a.Group, ref.Size, v.Size())
 		}
 		seen[ref.Name] = true
-		if m := v.Membership(); m.Standing == engine.SetAside {
+		if m := v.Membership(); m.Standing == engine.SetAside && !plant.On(plant.AsideAttached) {
 			return nil, refuse(wire.CodeSetAside, "volume %q of group %q was set aside at CG %d: leave it out of the primary, or have it rejoin (farside volume rejoin)",
 				ref.Name, a.Group, m.AsideAt)
 		}

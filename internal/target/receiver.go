@@ -349,7 +349,7 @@ func (r *Receiver) takeManifest(ctx context.Context, body []byte) error {
 func (r *Receiver) seal(m *wire.Manifest) error {
 	r.partial, r.rest = r.partial[:0], r.rest[:0]
 	for i, v := range r.bound {
-		if m.Volumes[i].Partial {
+		if m.Volumes[i].Partial && !plant.On(plant.WholeEarly) {
 			r.partial = append(r.partial, v)
 		} else {
 			r.rest = append(r.rest, v)
