@@ -1,9 +1,8 @@
-// Package archtest keeps the architecture by a test: who may import whom, what embedders must take
+// Package archtest enforces the architecture by a test: which package may import which, what an embedder must take along
 // with a package, and how packages are named and documented.
 //
-// The rules are in rules.go, as tables. The test of this package reads the imports of every
-// package of the module and fails where they break a rule; further tests show that each rule
-// notices a violation.
+// The rules are tables in rules.go. The test of this package reads the imports of every package of the module, and fails
+// where they break a rule. Further tests show that each rule notices a violation.
 //
 // # Invariants
 //

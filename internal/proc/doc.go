@@ -3,8 +3,8 @@
 //
 // # Invariants
 //
-//   - A child never outlives this process, however that ends; and it never ends because a goroutine or thread of
+//   - A child never outlives this process, however this process ends. It never ends because a goroutine or thread of
 //     this process did.
-//   - Nothing is signalled once it was waited for: its number may be another process's by then.
-//   - A role that ends by itself is found out ([Role.Ended], [Role.Kill]), and told with the end of its log.
+//   - A child that was waited for is never signalled: its process id may belong to another process by then.
+//   - A role that ends by itself is noticed ([Role.Ended], [Role.Kill]), and reported with the end of its log.
 package proc

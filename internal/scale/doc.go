@@ -1,5 +1,5 @@
-// Package scale asks what many controls cost: how many messages a manager sends and receives for one CG, and how long
-// a CG takes, by the number of primaries, secondaries and volumes.
+// Package scale measures what many controls cost: how many messages a manager sends and receives for one CG, and how
+// long a CG takes, by the number of primaries, secondaries and volumes.
 //
 // [Run] starts real roles (package node) in this process, on files and Unix sockets, with hosts that write over NBD,
 // and reads every frame on its way through sockets of its own in between. "farside bench scale" prints what comes of

@@ -1,4 +1,4 @@
-// Package sitetest has what tests of whole installations ask of running roles, and wait for.
+// Package sitetest has the queries and waits that tests of whole installations share.
 //
 // # Invariants
 //
