@@ -79,8 +79,17 @@ func shortTempDir(t testing.TB) string {
 	return dir
 }
 
+// patience is how long client and server wait for each other on a busy machine.
+const patience = 3 * time.Minute
+
 func serve(t testing.TB, o Options) *testServer {
 	t.Helper()
+	if o.NegotiationTimeout == 0 { // no test over a socket is about either, unless it says so
+		o.NegotiationTimeout = patience
+	}
+	if o.CloseTimeout == 0 {
+		o.CloseTimeout = patience
+	}
 	srv, err := NewServer(o)
 	if err != nil {
 		t.Fatal(err)
@@ -123,7 +132,7 @@ func (s *testServer) dial(t testing.TB) *client {
 	}
 	t.Cleanup(func() { _ = nc.Close() })
 	// Not a timed assertion: only so that a defect does not hang the test run.
-	if err := nc.SetDeadline(time.Now().Add(60 * time.Second)); err != nil {
+	if err := nc.SetDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
 	return &client{t, nc}

@@ -263,7 +263,7 @@ func TestNothingIsLeftBehind(t *testing.T) {
 		t.Errorf("%d bytes of buffers in use, %d before", now, held)
 	}
 	// A goroutine that has done its work may still be on its way out.
-	for begin := time.Now(); time.Since(begin) < time.Minute; {
+	for begin := time.Now(); time.Since(begin) < patience; {
 		if runtime.NumGoroutine() <= goroutines {
 			return
 		}

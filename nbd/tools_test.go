@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 )
 
 // tool finds a program, or skips the test and names the Debian package that has it.
@@ -26,7 +25,7 @@ func tool(t testing.TB, name, debian string) string {
 // run runs a program, which must succeed, and returns what it printed.
 func run(t testing.TB, name string, args ...string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	var stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, name, args...)
