@@ -35,7 +35,7 @@ func (s *site) shown() (out []ControlState) {
 // recoverSite runs a recovery of the site's group with a log in memory.
 func recoverSite(t *testing.T, s *site, l Log, a *AuditLog, absent ...Absence) ([]Status, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	return Recover(ctx, s.options(s.listen(), l, a), absent)
 }
