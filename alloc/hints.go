@@ -8,9 +8,9 @@ import (
 // hints is a set of extents as a bitmap with summary levels: bit i of level k+1 is set when word i of
 // level k is not zero. It holds hints only: an extent's word decides, and a bit may be stale.
 //
-// Why no set bit is ever lost, at any level: whoever turns a word from zero sets the summary bit afterwards;
-// whoever clears a summary bit looks at the word again afterwards. So either the
-// clearer sees the new word and repairs, or the setter comes after the clearer.
+// Why no set bit is ever lost, at any level: a goroutine that turns a word from zero sets the summary bit afterwards; a
+// goroutine that clears a summary bit looks at the word again afterwards. So either the clearer sees the new word and
+// repairs the bit, or the setter comes after the clearer.
 type hints struct {
 	levels [][]atomic.Uint64 // any goroutine; the last level is one word
 }

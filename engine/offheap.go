@@ -76,8 +76,8 @@ func unmapBytes(p unsafe.Pointer, size uintptr) {
 	}
 }
 
-// unmapSlice gives back what mapSlice or mapHuge returned, whole. Memory that is not unmapped is spoiled: whoever
-// still uses it shall not go unnoticed.
+// unmapSlice gives back what mapSlice or mapHuge returned, whole. Memory that is not unmapped is overwritten, so that
+// any later use of it is noticed.
 func unmapSlice[T any](s []T) {
 	if len(s) == 0 {
 		return

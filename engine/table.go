@@ -258,9 +258,8 @@ type leafCursor struct {
 	far, mid, near VBlock // what was asked for last, see prefetch
 }
 
-// prefetch brings closer the entries of blocks that come soon after keys[at]: first the directory's word, when that
-// is there the branch's, then the entry. Without it whoever works on a sparse volume waits for each of them, one
-// after the other.
+// prefetch fetches the entries of blocks that come soon after keys[at]: first the directory's word, then the branch's,
+// then the entry. On a sparse volume these are three cache misses, one after the other.
 func (c *leafCursor) prefetch(t *table, keys []uint64, at int) {
 	if at += keysAhead; at >= len(keys) || t.size < smallTable {
 		return

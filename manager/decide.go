@@ -26,7 +26,7 @@ const (
 	PlanRefuse  PlanAction = "refuse"  // change nothing
 )
 
-// PlanRow says what a plan was found by: a row of the decision table, by what the row asks for, or the decision log.
+// PlanRow says how a plan was found: by the decision log, or by a row of the decision table, named by its condition.
 type PlanRow string
 
 const (

@@ -54,8 +54,8 @@ func (c *Core) retry() {
 	}
 }
 
-// repeated are those to whom something may have to be said again. In other states, which is where most events come
-// in, there are none, so that an event does not cost more with more secondaries.
+// repeated are the members to which a command may have to be sent again. Most events arrive in states in which there
+// are none, so that an event does not cost more with more secondaries.
 func (c *Core) repeated() []*member {
 	if c.st == StateRelease || c.st == StateReverting {
 		return c.sec

@@ -39,8 +39,8 @@ type lane struct {
 	begun  bool   // a frame of it was made
 }
 
-// tally sums up what was sent of one CG on one connection, for its manifest. It belongs to whoever
-// seals the connection's frames: one goroutine at a time, frames in their order.
+// tally sums up what was sent of one CG on one connection, for its manifest. It belongs to the goroutine that seals the
+// connection's frames: one at a time, frames in their order.
 type tally struct {
 	digests []wire.Digest
 	// partial, by handle: blocks of the volume's first copy are missing after this CG. Guarded as the core is, and

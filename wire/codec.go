@@ -62,7 +62,7 @@ type coder struct {
 	decoding bool
 	msg      Type
 	err      *FormatError
-	trace    func(field string, b []byte) // reading: is told of every field; usually nil
+	trace    func(field string, b []byte) // reading: called for every field; usually nil
 }
 
 func (c *coder) encode(dst []byte, m Message) ([]byte, error) {

@@ -320,8 +320,7 @@ func wireGroup(ctx context.Context, at config.Address, change *wire.GroupChange)
 	return s, nil
 }
 
-// patience is that of whoever asks, who said how long to wait: a node on a busy machine may be silent for a part of
-// that.
+// patience waits for a silent node as long as the command waits: a node on a busy machine may be silent for a while.
 func patience(ctx context.Context) wire.Options {
 	deadline, ok := ctx.Deadline()
 	if !ok {

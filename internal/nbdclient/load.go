@@ -33,7 +33,7 @@ type Load struct {
 	Offset func() int64
 	// Data is what writes bring, in turn: pieces of Size bytes.
 	Data []byte
-	// Done is told of each answer how long it took from the moment at which its burst was sent. One goroutine calls it.
+	// Done is called for each answer, with the time since its burst was sent. One goroutine calls it.
 	Done func(took time.Duration)
 }
 

@@ -114,7 +114,7 @@ func (n *Net) carry(from *Host, p *port) {
 	}
 }
 
-// route returns to whom a frame is to be sent at once, after the rules had their say.
+// route applies the rules to a frame and returns the ports that it must be sent to at once.
 func (n *Net) route(from *Host, frame []byte) (now []*port) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -31,7 +31,7 @@ func status(ctx context.Context, address string, into any) error {
 	return Ask(ctx, c, into)
 }
 
-// Ask asks whoever is at the other end of a new connection for its state, a JSON document, and closes the connection.
+// Ask asks the node at the other end of a new connection for its state, a JSON document, and closes the connection.
 func Ask(ctx context.Context, c *wire.Conn, into any) (err error) {
 	stop := context.AfterFunc(ctx, func() { _ = c.Close() }) // ends reading
 	defer func() {

@@ -205,7 +205,7 @@ func (w *world) closed(g manager.Members) bool {
 	return true
 }
 
-// complete has an operator see to it that those who take part can form CGs: whoever is missing is added.
+// complete has an operator add the controls without which the members cannot form CGs.
 func (w *world) complete() {
 	m := w.leader()
 	if !w.cfg.changes || !m.up || w.closed(m.core.Members()) {
