@@ -113,27 +113,33 @@
 //
 // The seed that noticed it first, when this was written, and the invariant:
 //
-//	flush before COMPLETE left out                     5  acknowledged
-//	flush before LINKED left out                      19  acknowledged
-//	LINK before all COMPLETE                           1  R1
-//	displaced blocks released at LINK                  1  blocks
-//	displaced blocks released before FINAL is durable  1  blocks
-//	blocks reused while a reader holds an old view     1  read
-//	manifest's digest not compared                    16  view
-//	a lower epoch accepted                             6  R4
-//	revert skips controls that answer late             1  R3
-//	DECIDED not made durable                           1  R2
-//	checkpoint overwrites the newer slot               4  recovery
-//	journal tail reclaimed a record early              1  recovery
-//	checksum of a table page not verified             29  read
-//	write of n+1 tagged n after HELD                   2  view
-//	collision ignored in catch-up                      1  view
-//	flush at open left out                           388  acknowledged
-//	regions cleared without flushing the device       19  view
-//	checksum of a data block not compared             13  read
-//	changes of an abandoned CG forgotten               1  view
-//	members not durable before they take part         11  members
-//	CG decided before a joined control linked it      42  one CG
+//	flush before COMPLETE left out                     26  acknowledged
+//	flush before LINKED left out                       34  acknowledged
+//	LINK before all COMPLETE                            1  R1
+//	displaced blocks released at LINK                   1  blocks
+//	displaced blocks released before FINAL is durable   1  blocks
+//	blocks reused while a reader holds an old view      1  read
+//	manifest's digest not compared                     16  view
+//	a lower epoch accepted                              6  R4
+//	revert skips controls that answer late              1  R3
+//	DECIDED not made durable                            1  R2
+//	checkpoint overwrites the newer slot                4  recovery
+//	journal tail reclaimed a record early               8  recovery
+//	checksum of a table page not verified              29  read
+//	write of n+1 tagged n after HELD                    2  view
+//	collision ignored in catch-up                       1  view
+//	flush at open left out                            344  acknowledged
+//	regions cleared without flushing the device        19  view
+//	checksum of a data block not compared              13  read
+//	changes of an abandoned CG forgotten                1  view
+//	members not durable before they take part          11  members
+//	CG decided before a joined control linked it       42  one CG
+//	volume called whole with a part of its first copy   9  view
+//	CG complete without an awaited volume               1  view
+//	volume attached to although it was set aside       51  volumes
+//	volume that rejoins stays whole                    67  view
+//	flush after a volume's standing left out          375  volumes
+//	part of a first copy forgotten with its CG         32  view
 //
 // For each fault there is a short replay in testdata that fails with the fault and passes without it
 // (TestReplaysFail, TestReplays). A replay holds the system that it runs on. Even so, a change of when cores act may
