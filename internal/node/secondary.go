@@ -20,7 +20,7 @@ import (
 
 // lingering is how long a device may still be in use by a process that was killed: the kernel ends its io_uring, and
 // with it the last reference to the device, some time after the process is gone.
-var lingering = 10 * time.Second // changed by tests
+var lingering = 30 * time.Second // changed by tests
 
 // openDevices opens devices or files as the configuration says, and logs what is not as it should be.
 func openDevices(ctx context.Context, wanted []wantedDevice, io config.IO, log *slog.Logger) (ring.Devices, error) {

@@ -7,7 +7,7 @@ import (
 )
 
 // Patience is how long to wait for anything: the machine may be slow, and busy with other tests.
-const Patience = time.Minute
+const Patience = 2 * time.Minute
 
 // Check ends the test if there is an error.
 func Check(t testing.TB, err error) {
