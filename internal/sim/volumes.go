@@ -248,6 +248,7 @@ func (s *secondaryNode) change(v *volume, to presence) bool {
 		return false
 	}
 	c.next, c.busy, c.refused = to, true, nil
+	s.moves++ // a view taken before may lack the volume, although nobody was told yet
 	s.w.trace("an operator has %s: volume %s is to be %v", s.name, v.name, to)
 	s.spawn(func() {
 		err := s.make(v, c.sure, to)
@@ -392,7 +393,7 @@ func (w *world) order(o Op) {
 }
 
 func (w *world) operate() {
-	if w.jobs[0].work(w) {
+	if len(w.log.order) > 0 && w.jobs[0].work(w) { // what is changed before the first decision is not simulated, see doc.go
 		w.trace("an operator has done: %s %s", w.jobs[0].Node, w.jobs[0].How)
 		w.jobs = w.jobs[1:]
 	}
