@@ -132,11 +132,12 @@ type Status struct {
 	// RPOMillis is the age of the recovery point now.
 	RPOMillis *float64 `json:"rpo_ms"`
 
-	CGsFormed   uint64   `json:"cgs_formed"`
-	CGsFailed   uint64   `json:"cgs_failed"`   // given up after an error
-	HoldsFailed uint64   `json:"holds_failed"` // attempts to hold given up, the CG stayed open
-	Reverts     uint64   `json:"reverts"`      // failed CGs of which a link had been asked for or found
-	LastFailure *Failure `json:"last_failure"`
+	CGsFormed   uint64 `json:"cgs_formed"`
+	CGsFailed   uint64 `json:"cgs_failed"`   // given up after an error
+	HoldsFailed uint64 `json:"holds_failed"` // attempts to hold given up, the CG stayed open
+	Reverts     uint64 `json:"reverts"`      // failed CGs of which a link had been asked for or found
+	// LastFailure is nil if no CG failed since the manager leads.
+	LastFailure *Failure `json:"last_failure,omitempty"`
 
 	// RPO has the RPO just before each new recovery point: the worst age each one reached.
 	RPO Percentiles `json:"rpo"`

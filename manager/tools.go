@@ -126,7 +126,12 @@ func (n *Node) changeGroup(ctx context.Context, conn *wire.Conn, m *wire.GroupCh
 	case wire.GroupAdd, wire.GroupRemove:
 		err = n.changeControl(ctx, m)
 	}
-	n.log.Info("group change", "peer", conn.Peer().Node, "group", m.Group, "action", m.Action.String(), "settings", string(m.JSON), "error", err)
+	log := n.log.With("peer", conn.Peer().Node, "group", m.Group, "action", m.Action.String(), "settings", string(m.JSON))
+	if err != nil {
+		log.Info("group change refused", "error", err)
+	} else {
+		log.Info("group changed")
+	}
 	return err
 }
 

@@ -25,10 +25,12 @@ func (n *Node) changeVolume(l *link, h wire.Header, body []byte) error {
 	case wire.VolumeRejoin:
 		err = n.rejoin(l.ctx, &v)
 	}
-	n.opts.Logger.Info("volume change", "peer", l.name(), "group", v.Group, "volume", v.Name, "bytes", v.Size, "action", v.Action.String(), "error", err)
+	log := n.opts.Logger.With("peer", l.name(), "group", v.Group, "volume", v.Name, "bytes", v.Size, "action", v.Action.String())
 	if err == nil {
+		log.Info("volume changed")
 		return n.replyStatus(l)
 	}
+	log.Info("volume change refused", "error", err)
 	e := wire.Refusal(fromEngine(err), h.Number, v.Group, 0)
 	if e.Code.EndsConnection() {
 		return fromEngine(err)
