@@ -355,6 +355,7 @@ func (c *Core) thaw(g *group, h wire.Command) {
 		if g.lastCut == h.CG && g.drained {
 			c.repeatReports(g)
 		}
+		c.loseHalved(g)
 		c.checkDrained(g)
 	}
 	c.kickGroup(g)

@@ -158,6 +158,24 @@ func (c *Core) rehandle(cn *conn, old []*replica) {
 	}
 }
 
+// loseHalved gives up the cut CG if a volume that leaves is part of it on one connection and not on another any more, because that
+// one was made anew meanwhile. The secondary there still waits for the volume. It would do so until the volume is set aside, and
+// that comes after it has left all connections. They all leave it out when the next CG is opened.
+func (c *Core) loseHalved(g *group) {
+	for _, v := range g.volumes {
+		apart := 0
+		for _, r := range v.replicas {
+			if r.apart {
+				apart++
+			}
+		}
+		if v.leaving && apart > 0 && apart < len(v.replicas) {
+			c.lose(g, fmt.Sprintf("volume %q leaves the group, and is part of the CG on some of its secondaries only", v.spec.Name))
+			return
+		}
+	}
+}
+
 // checkGone reports a volume that has left once nothing uses it any more.
 func (c *Core) checkGone(v *volume) {
 	if !v.leaving || v.gone || len(v.locks.held) > 0 || v.intent.settling != nil ||

@@ -213,6 +213,43 @@ func TestAttachOfAnOldList(t *testing.T) {
 	w.round()
 }
 
+// TestVolumeLeavesByHalves: one connection leaves the volume out while another one has all of its first copy in the open
+// CG. The secondary that is told nothing of the volume waits for it, so that this CG would never be complete.
+func TestVolumeLeavesByHalves(t *testing.T) {
+	spec := testSpec()
+	spec[0].Volumes[1].Secondaries = spec[0].Volumes[0].Secondaries
+	w := newWorld(t, testOptions(), spec)
+	w.peers[0].connect()
+	w.openCG(1)
+	w.settle() // all of the first copy to one secondary is sent
+	if err := w.remove("a"); err != nil {
+		t.Fatal(err)
+	}
+	w.peers[1].connect()
+	w.settle()
+	w.tick(membershipPatience)
+	w.settle()
+	if one, other := len(w.peers[0].handles), len(w.peers[1].handles); one != 2 || other != 1 || w.gone != 0 {
+		t.Fatalf("%d and %d volumes are attached, %d have left", one, other, w.gone)
+	}
+	w.hold(time.Second)
+	w.settle()
+	if !w.thaw() {
+		t.Fatal("not cut")
+	}
+	w.settle()
+	if w.lost != w.cut || w.drained == w.cut {
+		t.Fatalf("CG %d was cut; lost is %d, drained %d", w.cut, w.lost, w.drained)
+	}
+	w.abandon()
+	w.settle()
+	if w.gone != 1 || len(w.peers[0].handles) != 1 {
+		t.Fatalf("%d volumes have left; %+v", w.gone, w.core.Status())
+	}
+	w.write(1, 0, BlockSize)
+	w.round()
+}
+
 func TestBadVolumesDoNotJoin(t *testing.T) {
 	w := synced(t, testOptions())
 	for group, v := range map[string]VolumeSpec{
