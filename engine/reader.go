@@ -99,9 +99,9 @@ func (r *Read) Start() {
 		return
 	}
 	view := r.enter(uint(p.lane.Add(1)))
-	vv := &view.vols[v.slot]
-	if vv.vol != v {
-		r.finish(fmt.Errorf("volume %s: %w: it was deleted", v.name, ErrUnknown))
+	vv := view.of(v)
+	if vv == nil {
+		r.finish(fmt.Errorf("volume %s: %w: it was deleted, or is newer than CG %d", v.name, ErrUnknown, view.cg))
 		return
 	}
 	r.CG = view.cg
@@ -316,8 +316,8 @@ func (v *Volume) Extents(ctx context.Context, off, length uint64, limit int) ([]
 	}
 	t := v.pool.readers.enter(uint(v.pool.lane.Add(1)))
 	defer v.pool.readers.leave(t)
-	vv := &v.group.final.Load().vols[v.slot]
-	if vv.vol != v {
+	vv := v.group.final.Load().of(v)
+	if vv == nil {
 		return nil, fmt.Errorf("volume %s: %w: it was deleted", v.name, ErrUnknown)
 	}
 	var out []Extent

@@ -139,3 +139,30 @@ func TestDisplacedBlockWaitsForReaders(t *testing.T) {
 	}
 	r.close()
 }
+
+// TestSnapshotLacksNewerVolumes: what a snapshot does not show is unknown to it.
+func TestSnapshotLacksNewerVolumes(t *testing.T) {
+	p, _ := filePool(t, 64<<20, Options{})
+	first, err := p.CreateVolume(t.Context(), "g", "first", 16*BlockSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := first.Group().Snapshot(FinalView)
+	defer s.Close()
+	newer, err := p.CreateVolume(t.Context(), "g", "newer", 16*BlockSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := p.CreateVolume(t.Context(), "h", "first", 16*BlockSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range []*Volume{newer, other} {
+		if _, err := s.ReadAt(v, make([]byte, BlockSize), 0); !errors.Is(err, ErrUnknown) {
+			t.Errorf("volume %s of group %s: %v", v.Name(), v.Group().Name(), err)
+		}
+	}
+	if _, err := s.ReadAt(first, make([]byte, BlockSize), 0); err != nil {
+		t.Error(err)
+	}
+}

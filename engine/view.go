@@ -36,6 +36,14 @@ func (v *volumeView) lookupAt(at *leafCursor, b VBlock) entry {
 	return at.load(v.vol.table, b)
 }
 
+// of returns what the view has of a volume; nil: the volume was deleted, is newer than the view, or of another group.
+func (v *View) of(vol *Volume) *volumeView {
+	if vol.slot < len(v.vols) && v.vols[vol.slot].vol == vol {
+		return &v.vols[vol.slot]
+	}
+	return nil
+}
+
 // CG is the number of the CG that the view shows; 0: none yet.
 func (v *View) CG() uint64 { return v.cg }
 

@@ -34,9 +34,8 @@ func (v *Volume) ID() uint32 { return v.id }
 func (v *Volume) Holds(ctx context.Context) (bool, error) {
 	var holds atomic.Bool // ctx may end while the control loop is answering
 	err := v.pool.call(ctx, func(reply func(error)) {
-		final := v.group.final.Load()
-		if v.slot < len(final.vols) && final.vols[v.slot].vol == v {
-			holds.Store(len(final.vols[v.slot].layers) > 0 || v.table.used())
+		if vv := v.group.final.Load().of(v); vv != nil {
+			holds.Store(len(vv.layers) > 0 || v.table.used())
 		}
 		reply(v.pool.failed())
 	})
