@@ -149,10 +149,6 @@
 // The simulation does not judge a write of the journal that a device confirms and loses: nobody can tell it from a
 // journal that ended there. So writes that go elsewhere are those of data.
 //
-// Nor does it judge volumes that are changed before the group's first decision: operators wait for that. Without it, seed
-// 1567 of f628abf ended in a standstill that is not mended: a CG that all primaries had drained was complete on two of
-// three secondaries, and no drain timeout applies before the first recovery point.
-//
 // # Campaigns
 //
 // 100,000 seeds, once, on 2026-11-22, in pieces of 5,000 (of farside at 1f4dd47 for the first 25,000, at 38f7d93 for

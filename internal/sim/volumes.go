@@ -393,7 +393,7 @@ func (w *world) order(o Op) {
 }
 
 func (w *world) operate() {
-	if len(w.log.order) > 0 && w.jobs[0].work(w) { // what is changed before the first decision is not simulated, see doc.go
+	if w.jobs[0].work(w) {
 		w.trace("an operator has done: %s %s", w.jobs[0].Node, w.jobs[0].How)
 		w.jobs = w.jobs[1:]
 	}
