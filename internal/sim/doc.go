@@ -136,9 +136,9 @@
 //	CG decided before a joined control linked it       42  one CG
 //	volume called whole with a part of its first copy   9  view
 //	CG complete without an awaited volume               1  view
-//	volume attached to although it was set aside       57  volumes
+//	volume attached to although it was set aside       51  volumes
 //	volume that rejoins stays whole                    67  view
-//	flush after a volume's standing left out          154  volumes
+//	flush after a volume's standing left out          375  volumes
 //	part of a first copy forgotten with its CG         32  view
 //
 // For each fault there is a short replay in testdata that fails with the fault and passes without it
