@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"fmt"
+	"math/bits"
 	"runtime"
 	"time"
 
@@ -38,6 +39,16 @@ func (r *run) sequentialFloor(ctx context.Context, d time.Duration) (measured, e
 // randomFloor: 4 KiB reads or writes at random places at depth 128.
 func (r *run) randomFloor(ctx context.Context, op ring.Op, d time.Duration) (measured, error) {
 	return drive(ctx, r.dev, randomLoad(op), d)
+}
+
+// piecesFloor: writes of so many blocks at random places, at least as many bytes in flight as in sequentialFloor, in blocks per
+// second.
+func (r *run) piecesFloor(ctx context.Context, blocks int, d time.Duration) (measured, error) {
+	size := max(blocks, 1) * engine.BlockSize
+	depth := 1 << bits.Len(uint((sequentialDepth*sequentialPiece-1)/size)) // a queue's depth is a power of two
+	m, err := drive(ctx, r.dev, load{op: ring.OpWrite, size: size, depth: depth, random: true}, d)
+	m.ops *= uint64(size / engine.BlockSize)
+	return m, err
 }
 
 // durableFloor: one 4 KiB write and one flush, one after the other, where no pool is.

@@ -21,6 +21,7 @@ type ingested struct {
 	// first fill to the closed pool, whole is that with format and fill.
 	counted       bool
 	steady, whole float64
+	piece         int // blocks of a device write, on average
 	notes         []string
 }
 
@@ -76,8 +77,9 @@ func (r *run) ingestHere(ctx context.Context, d time.Duration) (g ingested, err 
 	}
 	end, counted, err := r.dev.stats()
 	g.count(counted, start, filled, end, fillBlocks, all.Blocks)
+	g.piece = int(all.DeviceBlocks / max(all.DeviceWrites, 1))
 	g.notes = append(g.notes, fmt.Sprintf("volume of %d blocks over a pool %.0f %% full, %d CGs in %.1f s, %d cut early for want of room, %d late, %.1f %% of the updates superseded within their CG, %d blocks per device write",
-		s.blocks, 100*share, s.cg-1, g.elapsed.Seconds(), s.early, s.late, 100*float64(all.Superseded)/float64(all.Blocks), all.DeviceBlocks/max(all.DeviceWrites, 1)))
+		s.blocks, 100*share, s.cg-1, g.elapsed.Seconds(), s.early, s.late, 100*float64(all.Superseded)/float64(all.Blocks), g.piece))
 	return g, err
 }
 
@@ -110,13 +112,19 @@ const ingestNote = "payload stands in the writer's registered buffers with its c
 func runIngest(ctx context.Context, r *run) ([]Result, error) {
 	var floors []measured
 	var runs []ingested
+	var pieces []Repetition
 	reps, err := r.alternate(ctx, func() (float64, error) {
 		m, err := r.sequentialFloor(ctx, r.floorTime())
 		floors = append(floors, m)
 		return m.perSecond(), err
 	}, func() (float64, error) {
 		g, err := r.ingest(ctx, r.duration())
+		if err != nil {
+			return 0, err
+		}
 		runs = append(runs, g)
+		bare, err := r.piecesFloor(ctx, g.piece, r.floorTime())
+		pieces = append(pieces, Repetition{Value: g.rate(), Floor: bare.perSecond()})
 		return g.rate(), err
 	})
 	if err != nil {
@@ -141,6 +149,8 @@ func runIngest(ctx context.Context, r *run) ([]Result, error) {
 		result(Result{Name: "ingest", Goal: "P1", Unit: "blocks/s", Target: atLeast(0.90),
 			FloorName: "bare 256 KiB sequential writes at depth 32, in blocks of 4 KiB",
 			Notes:     append([]string{ingestNote}, runs[len(runs)-1].notes...)}, reps),
+		result(Result{Name: "ingest/pieces", Unit: "blocks/s",
+			FloorName: "bare writes at random places, each of as many blocks as one of ingest has on average, at least as many bytes in flight as in the sequential floor: what the device makes of holes"}, pieces),
 		result(Result{Name: "ingest/cpu", Goal: "P4", Unit: "ns/update", Target: atMost(1.5),
 			FloorName: "processor time per block of the bare sequential loop, plus one XXH64, one block after the other",
 			Notes:     []string{"user and system time of this process, the control loop and the making of updates included; kernel threads (a loop device's) are in neither", hashNote}}, cpu),
