@@ -273,30 +273,25 @@ func (p *replayReader) volume(rest string) error {
 
 // absent reads who does not take part at first, in a run in which controls come and go.
 func (p *replayReader) absent(rest string) error {
-	if p.r.system.changes {
-		return errors.New("a second line \"absent\"")
-	}
-	p.r.system.changes = true
-	for _, name := range strings.Fields(rest) {
-		if slices.Contains(p.r.system.absent, name) {
-			return fmt.Errorf("%q is absent twice", name)
-		}
-		p.r.system.absent = append(p.r.system.absent, name)
-	}
-	return nil
+	return p.names("absent", rest, &p.r.system.changes, &p.r.system.absent)
 }
 
 // late reads which volumes are not in the group at first, in a run in which volumes come and go.
 func (p *replayReader) late(rest string) error {
-	if p.r.system.moves {
-		return errors.New("a second line \"late\"")
+	return p.names("late", rest, &p.r.system.moves, &p.r.system.late)
+}
+
+// names reads a line that may be there once, and lists names, each once.
+func (p *replayReader) names(line, rest string, seen *bool, to *[]string) error {
+	if *seen {
+		return fmt.Errorf("a second line %q", line)
 	}
-	p.r.system.moves = true
+	*seen = true
 	for _, name := range strings.Fields(rest) {
-		if slices.Contains(p.r.system.late, name) {
-			return fmt.Errorf("%q is late twice", name)
+		if slices.Contains(*to, name) {
+			return fmt.Errorf("%q is %s twice", name, line)
 		}
-		p.r.system.late = append(p.r.system.late, name)
+		*to = append(*to, name)
 	}
 	return nil
 }
