@@ -174,6 +174,7 @@ type Core struct {
 	starting   bool   // the release or revert in progress belongs to the start
 	linkSent   bool   // LINK of the round was sent to somebody
 	linkedBack bool   // this revert took back a link somewhere
+	discards   bool   // this revert is no error, and found nothing to take back
 
 	failStreak  int
 	drainStreak int

@@ -164,17 +164,21 @@ const (
 	EntryDecided     EntryKind = "decided"      // the decision is durable
 	EntryFinal       EntryKind = "final"        // final everywhere
 	EntryRevertBegin EntryKind = "revert-begin" // why a CG was given up
-	EntryVisit       EntryKind = "visit"        // one control asked, and what was done
-	EntryReverted    EntryKind = "reverted"     // one control answered
-	EntryUnreachable EntryKind = "unreachable"  // one control cannot be visited now
-	EntryRevertEnd   EntryKind = "revert-end"   // every control answered
-	EntryStandby     EntryKind = "standby"      // a manager stopped leading, others may
-	EntryHalt        EntryKind = "halt"         // the manager refuses to go on
-	EntrySettings    EntryKind = "settings"     // tunables changed
-	EntryPause       EntryKind = "pause"        // paused or resumed
-	EntryMembers     EntryKind = "members"      // a control was added or removed, or that took effect
-	EntryOverride    EntryKind = "override"     // an operator had one control left out of a recovery
-	EntryAlert       EntryKind = "alert"        // an alert was raised or ended
+	// EntryDiscardBegin: a manager starts, or the members change, and nothing is linked that was not decided. The
+	// secondaries are visited as in a revert, but only to forget what they received of later CGs.
+	EntryDiscardBegin EntryKind = "discard-begin"
+	EntryDiscardEnd   EntryKind = "discard-end" // every control answered
+	EntryVisit        EntryKind = "visit"       // one control asked, and what was done
+	EntryReverted     EntryKind = "reverted"    // one control answered
+	EntryUnreachable  EntryKind = "unreachable" // one control cannot be visited now
+	EntryRevertEnd    EntryKind = "revert-end"  // every control answered
+	EntryStandby      EntryKind = "standby"     // a manager stopped leading, others may
+	EntryHalt         EntryKind = "halt"        // the manager refuses to go on
+	EntrySettings     EntryKind = "settings"    // tunables changed
+	EntryPause        EntryKind = "pause"       // paused or resumed
+	EntryMembers      EntryKind = "members"     // a control was added or removed, or that took effect
+	EntryOverride     EntryKind = "override"    // an operator had one control left out of a recovery
+	EntryAlert        EntryKind = "alert"       // an alert was raised or ended
 )
 
 // Routine says whether an entry belongs to a CG that is formed as it should be. Such entries are in the file only, or

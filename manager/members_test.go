@@ -71,6 +71,9 @@ func TestJoiningHoldsUpNothing(t *testing.T) {
 	if st := w.core.Status(w.now); st.CGsFailed != 0 || st.Reverts != 0 {
 		t.Errorf("a change of members counts as a failure: %+v", st)
 	}
+	if i := slices.IndexFunc(w.audit, func(e Entry) bool { return e.Kind == EntryDiscardBegin && e.Said == "s3 joins the group" }); i < 0 {
+		t.Errorf("a change of members is not told as a discard: %+v", w.audit)
+	}
 	w.progress()
 }
 

@@ -348,7 +348,7 @@ func (n *Node) audit(e Entry) error {
 	switch e.Kind {
 	case EntryRevertBegin, EntryHalt, EntryStandby, EntryAlert, EntryUnreachable, EntryHoldFailed, EntryOverride:
 		n.log.Warn(string(e.Kind), "group", e.Group, "cg", e.CG, "control", e.Control, "said", e.Said, "did", e.Did)
-	case EntryStart, EntryPlan, EntryVisit, EntryReverted, EntryRevertEnd, EntrySettings, EntryPause, EntryMembers:
+	case EntryStart, EntryPlan, EntryVisit, EntryReverted, EntryRevertEnd, EntryDiscardBegin, EntryDiscardEnd, EntrySettings, EntryPause, EntryMembers:
 		n.log.Info(string(e.Kind), "group", e.Group, "cg", e.CG, "control", e.Control, "said", e.Said, "did", e.Did)
 	}
 	return err

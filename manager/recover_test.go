@@ -1,9 +1,11 @@
 package manager
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -57,6 +59,7 @@ func TestReq20_RecoverCarriesOutThePlan(t *testing.T) {
 		{"lost: one released", Recovered{}, []ControlState{ctl("", 6, 5), ctl("", 6, 6)}, 6, false},
 		{"lost: anything else", Recovered{}, []ControlState{ctl("", 7, 5), ctl("", 6, 6)}, 0, true},
 		{"log: decided", Recovered{Known: true, Reserved: 64, Decided: Decision{CG: 6, Secondaries: parties}}, []ControlState{ctl("", 6, 5), ctl("", 6, 5)}, 6, false},
+		{"log: committed", Recovered{Known: true, Reserved: 64, Decided: Decision{CG: 6, Secondaries: parties}}, []ControlState{ctl("", 6, 6), ctl("", 6, 6)}, 6, false},
 		{"log: not decided", Recovered{Known: true, Reserved: 64, Decided: Decision{CG: 5, Secondaries: parties}}, []ControlState{ctl("", 6, 5), ctl("", 6, 5)}, 5, false},
 		{"log: lost a decided CG", Recovered{Known: true, Reserved: 64, Decided: Decision{CG: 6, Secondaries: parties}}, []ControlState{ctl("", 6, 6), ctl("", 4, 4)}, 0, true},
 	} {
@@ -72,7 +75,8 @@ func TestReq20_RecoverCarriesOutThePlan(t *testing.T) {
 			}
 			plan := Assess(c.rec, before)
 			log := &memoryLog{rec: map[string]Recovered{"g": c.rec}}
-			got, err := recoverSite(t, s, log, memoryAudit(t))
+			audit := memoryAudit(t)
+			got, err := recoverSite(t, s, log, audit)
 			if err != nil || len(got) != 1 || got[0].Epoch <= c.rec.Epoch {
 				t.Fatalf("%v %+v", err, got)
 			}
@@ -90,10 +94,44 @@ func TestReq20_RecoverCarriesOutThePlan(t *testing.T) {
 					t.Errorf("%+v, want CG %d; plan %+v", x, c.want, plan)
 				}
 			}
+			checkTold(t, plan.Action, audit.Tail(100))
 			if log.rec["g"].Paused {
 				t.Error("the recovery left the group paused")
 			}
 		})
+	}
+}
+
+// checkTold: the audit log calls a revert what takes links back, and nothing else.
+func checkTold(t *testing.T, did PlanAction, entries []Entry) {
+	t.Helper()
+	want := []EntryKind{EntryDiscardBegin, EntryDiscardEnd}
+	if did == PlanRevert {
+		want = []EntryKind{EntryRevertBegin, EntryRevertEnd}
+	}
+	var got []EntryKind
+	for _, e := range entries {
+		switch e.Kind {
+		case EntryRevertBegin, EntryRevertEnd, EntryDiscardBegin, EntryDiscardEnd:
+			got = append(got, e.Kind)
+		}
+		if did == PlanNothing && e.Kind == EntryPlan && strings.Contains(e.Did, "back") && !strings.HasPrefix(e.Did, "nothing") {
+			t.Errorf("told as a plan that does nothing: %+v", e)
+		}
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("told as %q, want %q: %+v", got, want, entries)
+	}
+}
+
+// TestAuditEntriesAreWarningsIfSomethingIsWrong: a start with nothing to take back is none.
+func TestAuditEntriesAreWarningsIfSomethingIsWrong(t *testing.T) {
+	for kind, want := range map[EntryKind]string{EntryDiscardBegin: "INFO", EntryDiscardEnd: "INFO", EntryRevertBegin: "WARN", EntryRevertEnd: "INFO", EntryAlert: "WARN"} {
+		var out bytes.Buffer
+		n := &Node{opts: Options{Audit: memoryAudit(t)}, log: slog.New(slog.NewTextHandler(&out, nil))}
+		if err := n.audit(Entry{Kind: kind, Group: "g"}); err != nil || !strings.Contains(out.String(), "level="+want+" msg="+string(kind)) {
+			t.Errorf("%s: %v, %q", kind, err, out.String())
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package manager
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/farside-storage/farside/internal/plant"
@@ -39,7 +40,7 @@ func (c *Core) abandon(cause Cause, why string) {
 	if c.round <= c.final {
 		c.round = max(c.open, c.final+1)
 	}
-	c.audit(EntryRevertBegin, c.round, "", why, fmt.Sprintf("every secondary is visited, CGs after %d up to %d are discarded", c.final, c.through))
+	c.noteBegin(cause, why)
 	for _, s := range c.sec {
 		s.visit, s.unreached = visitPending, false
 		if s.connected {
@@ -50,6 +51,36 @@ func (c *Core) abandon(cause Cause, why string) {
 		}
 	}
 	c.reserveMore()
+}
+
+// noteBegin tells what the visits are for. A start and a change of members are no errors; where nothing is linked that
+// was not decided, they take nothing back.
+func (c *Core) noteBegin(cause Cause, why string) {
+	linked := c.linkSent || slices.ContainsFunc(c.sec, func(s *member) bool { return s.stateKnown && s.state.Linked > c.final })
+	c.discards = (cause == CauseStart || cause == CauseMembers) && !linked
+	did := "every secondary is visited, "
+	switch {
+	case c.through <= c.final:
+		did += "there is nothing to discard"
+	case c.discards:
+		did += fmt.Sprintf("what any has received of CGs %d to %d is discarded; nothing is linked that was not decided", c.final+1, c.through)
+	default:
+		did += fmt.Sprintf("CGs after %d up to %d are discarded", c.final, c.through)
+	}
+	kind := EntryRevertBegin
+	if c.discards {
+		kind = EntryDiscardBegin
+	}
+	c.audit(kind, c.round, "", why, did)
+}
+
+// noteEnd tells that the visits are over.
+func (c *Core) noteEnd(next uint64) {
+	kind := EntryRevertEnd
+	if c.discards {
+		kind = EntryDiscardEnd
+	}
+	c.audit(kind, c.round, "", "every secondary answered", fmt.Sprintf("CG %d is the next; it contains everything not final", next))
 }
 
 // countDrainFailure counts CGs that were cut and never became complete.
@@ -204,7 +235,7 @@ func (c *Core) tryEndRevert() {
 	}
 	c.starting, c.linkSent = false, false
 	c.nextRound = c.now.Add(c.backoff())
-	c.audit(EntryRevertEnd, c.round, "", "every secondary answered", fmt.Sprintf("CG %d opened; it contains everything not final", next))
+	c.noteEnd(next)
 	for _, p := range c.prim {
 		c.sendOpen(p)
 	}

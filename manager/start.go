@@ -69,7 +69,11 @@ func (c *Core) planFromLog(p Plan) {
 		c.release()
 		return
 	}
-	c.audit(EntryPlan, d, "", p.Why, "what is linked above it was never decided: back")
+	did := "nothing to release or to take back"
+	if p.Action == PlanRevert {
+		did = "what is linked above it was never decided: back"
+	}
+	c.audit(EntryPlan, d, "", p.Why, did)
 	c.final = d
 	c.abandon(CauseStart, "manager start")
 }

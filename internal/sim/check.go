@@ -417,9 +417,9 @@ func (w *world) audit(m *managerNode, e manager.Entry) {
 	switch e.Kind {
 	case manager.EntryReverted:
 		w.report.Reverts++
-	case manager.EntryRevertBegin:
+	case manager.EntryRevertBegin, manager.EntryDiscardBegin:
 		m.revertAt = w.now
-	case manager.EntryRevertEnd:
+	case manager.EntryRevertEnd, manager.EntryDiscardEnd:
 		w.checkRevert(m)
 	case manager.EntryMembers:
 		if strings.HasPrefix(e.Did, "takes part") {
