@@ -196,7 +196,9 @@ type replica struct {
 	rest    bool   // fullCG has only what was left of a spread first copy
 	cursor  uint64 // where the search for catch-up bits goes on
 	synced  bool   // the secondary once had the whole volume, in a final CG
-	// lacking are the regions that a copy which is not synced may not have, as the write-intent log is to say.
+	// lacking are the regions that a copy which is not synced may not have, as the write-intent log is to say. Those of a
+	// copy that is synced since are marks in the log until the device is flushed: it may lose with its power what was
+	// written before it was known here, and the copy has that.
 	lacking *bitmap
 	// identity is of the volume there that this primary copies to; zero: none yet. noted is what the write-intent log
 	// says durably, noting what it will once the write in progress is durable.

@@ -52,7 +52,8 @@
 //     copy. Later CGs bring all that changed. If the ending CG is given up, the copy is spread again.
 //   - The write-intent log has, for each copy that is not whole, the regions that the secondary still lacks: at first
 //     all of them. A region leaves this set when its blocks are final on the secondary and the local device has been
-//     flushed since. After a restart the primary sends these regions and the marked ones.
+//     flushed since; those that it still has when the copy becomes whole are marked until then. After a restart the
+//     primary sends these regions and the marked ones.
 //   - Before anything is sent to a volume of a secondary, the write-intent log says durably, by the volume's identity,
 //     that this primary copies to it. A volume with another identity is copied as a whole if it is empty. If it holds
 //     something, nothing is sent to it without an operator's word.

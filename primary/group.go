@@ -296,8 +296,7 @@ func (c *Core) forgetFinal(v *volume, final uint64) {
 	for _, r := range v.replicas {
 		if !r.synced && !r.apart && r.fullCG != 0 && v.group.vouches(r.fullCG, r.fullEpoch, final) {
 			r.synced, r.fullCG, r.whole, r.rest, r.hole = true, 0, "", false, false
-			r.lacking.reset()
-			c.intent.snapshotDue = true
+			c.intent.snapshotDue = true // what is still in lacking becomes marks
 			c.notice(slog.LevelInfo, "first copy is final", "group", v.group.name, "volume", v.spec.Name,
 				"secondary", r.conn.secondary, "CG", final)
 		}

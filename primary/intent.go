@@ -189,6 +189,11 @@ func (c *Core) intentLog() *IntentLog {
 			Copies: v.intentCopies(), Marks: make([]uint64, (v.intent.marked.size+63)/64)}
 		v.intent.marked.orInto(iv.Marks)
 		v.intent.wanted.orInto(iv.Marks)
+		for _, r := range v.replicas {
+			if r.synced {
+				r.lacking.orInto(iv.Marks)
+			}
+		}
 		log.Volumes = append(log.Volumes, iv)
 	}
 	log.Left = slices.Clone(c.left)
@@ -350,9 +355,7 @@ func (c *Core) settleRegions(v *volume) {
 	}
 	v.clearables(vi.marked, vi.flushing)
 	for _, r := range v.replicas {
-		if !r.synced {
-			v.clearables(r.lacking, vi.flushing)
-		}
+		v.clearables(r.lacking, vi.flushing)
 	}
 	if vi.flushing.empty() {
 		return
@@ -386,6 +389,9 @@ func (c *Core) regionsSettled(io *IO, v *volume) {
 func (c *Core) FlushFailed(volume int, cause error) {
 	v := c.volumes[volume]
 	v.intent.doubted.or(v.intent.marked)
+	for _, r := range v.replicas {
+		v.intent.doubted.or(r.lacking)
+	}
 	c.notice(slog.LevelError, "a device failed to flush: what was written to it may be lost with its power. These regions stay marked in the "+
 		"write-intent log until this control is restarted, and are then sent again",
 		"group", v.group.name, "volume", v.spec.Name, "regions", v.intent.doubted.count, "error", cause)

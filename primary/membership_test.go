@@ -180,6 +180,7 @@ func TestMarksOfAVolumeThatJoined(t *testing.T) {
 	w.round()
 	w.add("new", w.peers[1])
 	w.round()
+	w.flushed()
 	w.write(3, 4*16*BlockSize, BlockSize)
 	for w.intent != nil {
 		w.finishIntent(nil)

@@ -57,6 +57,7 @@ func regionWorld(t *testing.T) *world {
 		p.connect()
 	}
 	w.round()
+	w.flushed()
 	w.write(0, 0, BlockSize)
 	w.settle()
 	w.round()
@@ -248,4 +249,60 @@ func (w *world) awaitFlushed() {
 		w.settle()
 	}
 	w.tb.Fatal("the region is never cleared")
+}
+
+// joinedWorld has a volume, number 2, that joined the group and was copied.
+func joinedWorld(t *testing.T) *world {
+	w := synced(t, testOptions())
+	w.add("new", w.peers[0])
+	w.settle()
+	w.round()
+	if s := w.core.Status().Groups[0].Volumes[2].Copies[0]; !s.FirstCopyDone {
+		t.Fatalf("%+v", s)
+	}
+	return w
+}
+
+// marksOf gives the regions of a volume that the log on disk marks.
+func marksOf(w *world, name string) uint64 { return LoadIntent(w.files).volume("g", name).Marks[0] }
+
+// What was written to a volume before it joined may not be durable. Its device loses that with its power, after the
+// copy was made: what the copy has must be sent again.
+func TestVolumeLosesWhatItHadWhenItJoined(t *testing.T) {
+	w := joinedWorld(t)
+	copy(w.images[2][5*BlockSize:], make([]byte, BlockSize))
+	w.crash(func() int { return 0 }, 0)
+	for _, p := range w.peers {
+		p.connect()
+	}
+	w.abandon()
+	w.settle()
+	w.round() // compares
+	w.flushed()
+	if m := marksOf(w, "new"); m != 0 {
+		t.Errorf("regions %x are still marked", m)
+	}
+}
+
+// A first copy stays in the log until a flush of the volume's device that begins later has ended well.
+func TestFirstCopyIsMarkedUntilTheDeviceIsFlushed(t *testing.T) {
+	all := uint64(1)<<(testBlocks/16) - 1
+	for _, failed := range []bool{false, true} {
+		w := joinedWorld(t)
+		flush := func(d *DeviceIO) bool { return d.Op == ring.OpFlush && d.Device == 2 }
+		for range 3 {
+			w.tick(w.opt.IntentLinger)
+			w.drainBut(flush)
+		}
+		if m := marksOf(w, "new"); m != all || w.flushOf(2) < 0 {
+			t.Fatalf("regions %x are marked before a flush has ended, want %x", m, all)
+		}
+		if failed {
+			w.finish(w.flushOf(2), errDevice)
+		}
+		w.flushed()
+		if m := marksOf(w, "new"); (m == all) != failed || (m == 0) == failed {
+			t.Errorf("regions %x are marked; the flush failed: %v", m, failed)
+		}
+	}
 }

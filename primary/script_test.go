@@ -20,7 +20,16 @@ func synced(t *testing.T, opt CoreOptions) *world {
 	w.openCG(1)
 	w.settle()
 	w.round()
+	w.flushed()
 	return w
+}
+
+// flushed lets the write-intent log clear what it can, once the devices are flushed.
+func (w *world) flushed() {
+	for range 3 {
+		w.tick(w.opt.IntentLinger)
+		w.settle()
+	}
 }
 
 // cutWith cuts a CG whose only change is block 7 of volume a, unsent, with its catch-up bit set.
