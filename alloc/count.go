@@ -40,7 +40,7 @@ type Stats struct {
 // Stats returns what the counters say.
 func (m *Map) Stats() Stats {
 	m.Start()
-	blocks, c := m.blocks.Load(), &m.counts
+	blocks, c := m.blocks, &m.counts
 	var set int64
 	for i := range c.used {
 		set += c.used[i].Load()

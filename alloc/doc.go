@@ -31,7 +31,7 @@
 //
 // A map is built, then used. While it is built, [Map.MarkUsed], [Map.MarkUsedOne], [Map.MarkUsedEach] and [Map.Retire]
 // only set bits, from any number of goroutines. The first call of [Map.Reserve], [Map.Release], [Map.ReleaseOne],
-// [Map.ReleaseEach], [Map.Stats], [Map.Grow] or [Map.Start] ends this phase: it counts what was set. It must come after
+// [Map.ReleaseEach], [Map.Stats] or [Map.Start] ends this phase: it counts what was set. It must come after
 // the marking calls have returned. From then on marking is refused, and any goroutine may make any other call; but an
 // [Extent] belongs to one goroutine at a time. [Map.Close] is the last call.
 //

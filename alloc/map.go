@@ -35,7 +35,6 @@ const heldBit = 1 << 31
 // Options of a map. All counts are in physical blocks.
 type Options struct {
 	Blocks       uint64 // size of the pool, 1..MaxBlocks
-	Capacity     uint64 // how far Grow may go; it costs address space only. 0: Blocks
 	ExtentBlocks uint32 // a power of two, MinExtentBlocks..MaxExtentBlocks; 0: DefaultExtentBlocks
 
 	onHeap bool // tests: let the race detector see the memory
@@ -45,17 +44,13 @@ func (o *Options) validate() error {
 	if o.ExtentBlocks == 0 {
 		o.ExtentBlocks = DefaultExtentBlocks
 	}
-	if o.Capacity == 0 {
-		o.Capacity = o.Blocks
-	}
 	e := o.ExtentBlocks
 	if e < MinExtentBlocks || e > MaxExtentBlocks || bits.OnesCount32(e) != 1 {
 		return fmt.Errorf("alloc: extents of %d blocks: want a power of two from %d to %d",
 			e, MinExtentBlocks, MaxExtentBlocks)
 	}
-	if o.Blocks == 0 || o.Capacity > MaxBlocks || o.Blocks > o.Capacity {
-		return fmt.Errorf("alloc: %d blocks with capacity %d: want 1 <= blocks <= capacity <= %d",
-			o.Blocks, o.Capacity, uint64(MaxBlocks))
+	if o.Blocks == 0 || o.Blocks > MaxBlocks {
+		return fmt.Errorf("alloc: %d blocks: want 1 to %d", o.Blocks, uint64(MaxBlocks))
 	}
 	return nil
 }
@@ -64,11 +59,9 @@ func (o *Options) validate() error {
 type Map struct {
 	extentBlocks uint32
 	extentShift  uint32
-	capacity     uint64
+	blocks       uint64
 	mem          []byte // the mapping all slices below lie in
 	mapped       bool
-
-	blocks atomic.Uint64 // written by Grow only
 
 	// used has one bit per block, set unless the block is free. It arbitrates: a block changes
 	// hands by one compare-and-swap here. Bits past blocks are set as far as the last extent goes.
@@ -96,7 +89,6 @@ type Map struct {
 
 	starting sync.Mutex // held by start, and by Retire before it
 	started  atomic.Bool
-	growing  sync.Mutex
 	counts   counters
 }
 
@@ -109,7 +101,7 @@ func New(o Options) (*Map, error) {
 	m := &Map{
 		extentBlocks: o.ExtentBlocks,
 		extentShift:  uint32(bits.TrailingZeros32(o.ExtentBlocks)),
-		capacity:     o.Capacity,
+		blocks:       o.Blocks,
 	}
 	var sizes arena
 	m.layOut(&sizes)
@@ -123,13 +115,12 @@ func New(o Options) (*Map, error) {
 		m.mem, m.mapped = mem, true
 	}
 	m.layOut(&arena{mem: m.mem})
-	m.blocks.Store(o.Blocks)
 	m.blockOut(o.Blocks)
 	return m, nil
 }
 
 func (m *Map) layOut(a *arena) {
-	extents := m.extentsOf(m.capacity)
+	extents := m.extentsOf(m.blocks)
 	words := extents * uint64(m.extentBlocks) / 64
 	pages := (words + pageWords - 1) / pageWords
 	m.used = a.words64(words)
@@ -143,14 +134,12 @@ func (m *Map) layOut(a *arena) {
 }
 
 // blockOut sets the bits from end to the end of its extent, so that a short last extent needs no
-// special case elsewhere. It returns how many.
-func (m *Map) blockOut(end uint64) uint32 {
-	past := uint32(m.extentsOf(end)<<m.extentShift - end)
-	for w, mask := range spans(end, uint64(past)) {
+// special case elsewhere.
+func (m *Map) blockOut(end uint64) {
+	for w, mask := range spans(end, m.extentsOf(end)<<m.extentShift-end) {
 		m.touch(w)
 		m.used[w].Or(mask)
 	}
-	return past
 }
 
 // Close unmaps the memory. It refuses while extents are held, since their holders would
@@ -165,7 +154,6 @@ func (m *Map) Close() error {
 	mem, mapped := m.mem, m.mapped
 	m.mem, m.used, m.retired, m.touched, m.spoiled, m.words = nil, nil, nil, nil, nil, nil
 	m.hints = [classes]hints{}
-	m.blocks.Store(0)
 	if !mapped {
 		return nil
 	}
@@ -176,7 +164,7 @@ func (m *Map) Close() error {
 }
 
 // Blocks is the size of the pool in blocks.
-func (m *Map) Blocks() uint64 { return m.blocks.Load() }
+func (m *Map) Blocks() uint64 { return m.blocks }
 
 func (m *Map) extentsOf(blocks uint64) uint64 {
 	return (blocks + uint64(m.extentBlocks) - 1) >> m.extentShift
@@ -211,6 +199,13 @@ func hasPage(pages []atomic.Uint64, w uint64) bool {
 	return pages[p>>6].Load()&(1<<(p&63)) != 0
 }
 
+// Used reports whether the block is taken or marked, and not retired.
+func (m *Map) Used(b uint64) bool {
+	return b < m.blocks && m.usedIn(b>>6)&(1<<(b&63)) != 0
+}
+
+func (m *Map) usedIn(w uint64) uint64 { return m.used[w].Load() &^ m.retiredIn(w) }
+
 func (m *Map) retiredIn(w uint64) uint64 {
 	if !hasPage(m.spoiled, w) {
 		return 0
@@ -220,7 +215,7 @@ func (m *Map) retiredIn(w uint64) uint64 {
 
 // checkRange finds the first block of the range that does not exist.
 func (m *Map) checkRange(op string, first, n uint64) error {
-	blocks := m.blocks.Load()
+	blocks := m.blocks
 	if first <= blocks && n <= blocks-first {
 		return nil
 	}

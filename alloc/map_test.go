@@ -41,8 +41,7 @@ func TestOptionsAreChecked(t *testing.T) {
 	for name, o := range map[string]Options{
 		"no blocks":          {},
 		"too many":           {Blocks: MaxBlocks + 1},
-		"capacity too small": {Blocks: 100, Capacity: 99},
-		"capacity too large": {Blocks: 100, Capacity: math.MaxUint64},
+		"too large":          {Blocks: math.MaxUint64},
 		"extent not a power": {Blocks: 100, ExtentBlocks: 192},
 		"extent too small":   {Blocks: 100, ExtentBlocks: 32},
 		"extent too large":   {Blocks: 100, ExtentBlocks: 2 * MaxExtentBlocks},
@@ -230,12 +229,6 @@ func TestMisuse(t *testing.T) {
 		t.Fatal("closed under a holder")
 	}
 	m.Return(&x)
-	if err := m.Grow(1001); err == nil {
-		t.Error("grown past its capacity")
-	}
-	if err := m.Grow(999); err == nil {
-		t.Error("shrunk")
-	}
 }
 
 func TestCloseTwice(t *testing.T) {

@@ -21,7 +21,7 @@ func (m *Map) MarkUsed(first, n uint64) error {
 
 // MarkUsedOne is MarkUsed of one block: one atomic operation.
 func (m *Map) MarkUsedOne(b uint64) error {
-	if m.started.Load() || b >= m.blocks.Load() {
+	if m.started.Load() || b >= m.blocks {
 		return m.MarkUsed(b, 1)
 	}
 	w, bit := b>>6, uint64(1)<<(b&63)
@@ -91,11 +91,11 @@ func (m *Map) MarkUsedEach(bs []uint64) (int, error) {
 	m.askFor(bs)
 	for i := 0; i < len(bs); {
 		b := bs[i]
-		if b >= m.blocks.Load() {
+		if b >= m.blocks {
 			return i, m.MarkUsed(b, 1)
 		}
 		w, mask, n := b>>6, uint64(1)<<(b&63), 1
-		for i+n < len(bs) && bs[i+n] == b+uint64(n) && bs[i+n]>>6 == w && bs[i+n] < m.blocks.Load() {
+		for i+n < len(bs) && bs[i+n] == b+uint64(n) && bs[i+n]>>6 == w && bs[i+n] < m.blocks {
 			mask |= 1 << (bs[i+n] & 63)
 			n++
 		}

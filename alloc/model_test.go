@@ -162,7 +162,7 @@ type pair struct {
 func newPair(t *rapid.T) *pair {
 	extent := rapid.SampledFrom([]uint32{64, 128}).Draw(t, "extent")
 	blocks := rapid.Uint64Range(1, 80*64).Draw(t, "blocks")
-	m, err := New(Options{Blocks: blocks, Capacity: blocks + 40*64, ExtentBlocks: extent, onHeap: true})
+	m, err := New(Options{Blocks: blocks, ExtentBlocks: extent, onHeap: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -308,16 +308,6 @@ func (p *pair) releaseEach(t *rapid.T) {
 	}
 }
 
-func (p *pair) grow(t *rapid.T) {
-	to := rapid.Uint64Range(uint64(len(p.o.used)), p.m.capacity).Draw(t, "to")
-	if err := p.m.Grow(to); err != nil {
-		t.Fatal(err)
-	}
-	more := to - uint64(len(p.o.used))
-	p.o.used = append(p.o.used, make([]bool, more)...)
-	p.o.retired = append(p.o.retired, make([]bool, more)...)
-}
-
 // check compares everything that can be asked.
 func (p *pair) check(t *rapid.T) {
 	if err := p.m.verify(); err != nil {
@@ -356,7 +346,7 @@ func TestMapEqualsModel(t *testing.T) {
 		p.m.Start()
 		t.Repeat(map[string]func(*rapid.T){
 			"reserve": p.reserve, "take": p.take, "take again": p.take, "return": p.giveBack,
-			"release": p.release, "release again": p.release, "release each": p.releaseEach, "retire": p.retire, "grow": p.grow,
+			"release": p.release, "release again": p.release, "release each": p.releaseEach, "retire": p.retire,
 			"": p.check,
 		})
 		for len(p.held) > 0 {

@@ -26,7 +26,7 @@ func (m *Map) Release(first, n uint64) error {
 // ReleaseOne is Release of one block.
 func (m *Map) ReleaseOne(b uint64) error {
 	m.Start()
-	if b >= m.blocks.Load() {
+	if b >= m.blocks {
 		return m.checkRange("release", b, 1)
 	}
 	w := b >> 6
@@ -43,7 +43,7 @@ func (m *Map) ReleaseEach(blocks []uint64) error {
 	m.Start()
 	t := total{m: m}
 	defer t.flush()
-	limit := m.blocks.Load()
+	limit := m.blocks
 	var near uint64
 	for _, b := range blocks {
 		if b >= limit {

@@ -202,9 +202,6 @@ func (x *Extent) forget(mask uint64) {
 	x.left -= count(mask)
 }
 
-// Held reports whether x holds an extent.
-func (x *Extent) Held() bool { return x.m != nil }
-
 // First is the first block of the extent, free or not. Only while x holds one.
 func (x *Extent) First() uint64 { return x.index << x.m.extentShift }
 

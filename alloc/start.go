@@ -14,7 +14,7 @@ func (m *Map) start() {
 	if m.started.Load() {
 		return
 	}
-	blocks := m.blocks.Load()
+	blocks := m.blocks
 	extents := m.extentsOf(blocks)
 	m.hints[0].fill(extents)
 	m.counts.empty.Store(int64(extents))

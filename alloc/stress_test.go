@@ -3,7 +3,6 @@ package alloc
 import (
 	"errors"
 	"math/rand/v2"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -101,15 +100,14 @@ func together(t *testing.T, wg *sync.WaitGroup, f func() error) {
 }
 
 // TestHoldersAndReleasers runs all writers at once on a pool that is nearly full, so that extents change class
-// all the time, while blocks of all kinds are being retired and the pool grows.
+// all the time, while blocks of all kinds are being retired.
 func TestHoldersAndReleasers(t *testing.T) {
 	const blocks, holders, releasers, perHolder = 70*64 + 17, 4, 3, 60_000
-	const capacity = blocks + 30*23
-	m, err := New(Options{Blocks: blocks, Capacity: capacity, ExtentBlocks: 64, onHeap: true})
+	m, err := New(Options{Blocks: blocks, ExtentBlocks: 64, onHeap: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := &owners{t: t, taken: make([]atomic.Bool, capacity)}
+	o := &owners{t: t, taken: make([]atomic.Bool, blocks)}
 	runs := make(chan run, 8)
 	var writers, others sync.WaitGroup
 	for i := range holders {
@@ -122,7 +120,7 @@ func TestHoldersAndReleasers(t *testing.T) {
 			return releaseAll(m, o, runs, 50, rand.New(rand.NewPCG(2, uint64(i))))
 		})
 	}
-	retired := make([]bool, capacity)
+	retired := make([]bool, blocks)
 	together(t, &others, func() error {
 		rnd := rand.New(rand.NewPCG(3, 0))
 		for range 200 {
@@ -136,22 +134,13 @@ func TestHoldersAndReleasers(t *testing.T) {
 		}
 		return nil
 	})
-	together(t, &others, func() error {
-		for to := uint64(blocks); to <= capacity; to += 23 {
-			if err := m.Grow(to); err != nil {
-				return err
-			}
-			runtime.Gosched()
-		}
-		return nil
-	})
 	writers.Wait()
 	close(runs)
 	others.Wait()
 	if err := m.verify(); err != nil {
 		t.Fatal(err)
 	}
-	for b := range uint64(capacity) {
+	for b := range uint64(blocks) {
 		if want := o.taken[b].Load() && !retired[b]; m.Used(b) != want || m.Retired(b) != retired[b] {
 			t.Fatalf("block %d: used %v, retired %v; want %v, %v", b, m.Used(b), m.Retired(b), want, retired[b])
 		}

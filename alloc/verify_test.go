@@ -1,11 +1,15 @@
 package alloc
 
-import "fmt"
+import (
+	"fmt"
+	"iter"
+	"math/bits"
+)
 
 // verify checks every structure against the bitmap. No call may be in progress.
 func (m *Map) verify() error {
 	m.Start()
-	blocks, size := m.blocks.Load(), uint64(m.extentBlocks)/64
+	blocks, size := m.blocks, uint64(m.extentBlocks)/64
 	var set, empty, full, held, retired int64
 	for e := range m.extentsOf(blocks) {
 		var n uint32
@@ -77,3 +81,48 @@ func (h *hints) has(i uint64) bool {
 	}
 	return true
 }
+
+// Retired reports whether the block is retired.
+func (m *Map) Retired(b uint64) bool {
+	return b < m.blocks && m.retiredIn(b>>6)&(1<<(b&63)) != 0
+}
+
+// UsedRuns yields the runs of used blocks, ascending and as long as they are: first block and count.
+func (m *Map) UsedRuns() iter.Seq2[uint64, uint64] { return m.runs(m.usedIn) }
+
+// RetiredRuns yields the runs of retired blocks, as [Map.UsedRuns].
+func (m *Map) RetiredRuns() iter.Seq2[uint64, uint64] { return m.runs(m.retiredIn) }
+
+func (m *Map) runs(wordAt func(uint64) uint64) iter.Seq2[uint64, uint64] {
+	return func(yield func(uint64, uint64) bool) {
+		blocks := m.blocks
+		var first, n uint64
+		for w := m.nextTouched(0); w<<6 < blocks; {
+			word := wordAt(w)
+			if end := blocks - w<<6; end < 64 {
+				word &= 1<<end - 1
+			}
+			for word != 0 {
+				at := uint64(bits.TrailingZeros64(word))
+				k := uint64(bits.TrailingZeros64(^(word >> at)))
+				word &^= runMask(at, k)
+				if b := w<<6 + at; n > 0 && b == first+n {
+					n += k
+					continue
+				} else if n > 0 && !yield(first, n) {
+					return
+				}
+				first, n = w<<6+at, k
+			}
+			if w++; w%pageWords == 0 {
+				w = m.nextTouched(w)
+			}
+		}
+		if n > 0 {
+			yield(first, n)
+		}
+	}
+}
+
+// Held reports whether x holds an extent.
+func (x *Extent) Held() bool { return x.m != nil }

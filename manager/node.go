@@ -397,14 +397,6 @@ func (n *Node) Pause(ctx context.Context, group string) error { return n.change(
 // Resume ends Pause; durable when it returns.
 func (n *Node) Resume(ctx context.Context, group string) error { return n.change(ctx, group, Resume{}) }
 
-// SetSettings changes the tunables of a group; durable when it returns.
-func (n *Node) SetSettings(ctx context.Context, group string, s Settings) error {
-	if err := s.Validate(); err != nil {
-		return err
-	}
-	return n.change(ctx, group, SetSettings{s})
-}
-
 // Tune changes the tunables that a JSON object names (see Settings.With) and no others; durable when it returns.
 func (n *Node) Tune(ctx context.Context, group string, object []byte) error {
 	return n.changeBy(ctx, group, func(c *Core) (Event, error) {

@@ -203,9 +203,7 @@ func TestNodeChangesAreDurable(t *testing.T) {
 	log := openLog(t, filepath.Join(t.TempDir(), "log"))
 	n, stop := start(t, s.options(addrs, log, memoryAudit(t)))
 	s.awaitFinal(1)
-	set := DefaultSettings()
-	set.Interval = 123 * time.Millisecond
-	if err := n.SetSettings(t.Context(), "g", set); err != nil {
+	if err := n.Tune(t.Context(), "g", []byte(`{"interval": "123ms"}`)); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 { // pausing twice is no error
@@ -216,8 +214,7 @@ func TestNodeChangesAreDurable(t *testing.T) {
 	if err := n.Pause(t.Context(), "h"); !errors.Is(err, ErrUnknownGroup) {
 		t.Fatalf("unknown group: %v", err)
 	}
-	set.Interval = -1
-	if err := n.SetSettings(t.Context(), "g", set); err == nil {
+	if err := n.Tune(t.Context(), "g", []byte(`{"interval": "-1ns"}`)); err == nil {
 		t.Fatal("a negative interval was taken")
 	}
 	stop()

@@ -95,9 +95,6 @@ func newBufferPool() *bufferPool {
 // are undefined. It panics if the system has no memory left, as make does.
 func NewBuffer(n int) *Buffer { return buffers.get(n) }
 
-// BufferStats says how many bytes of buffers are held by somebody, and how many are mapped.
-func BufferStats() (inUse, mapped int64) { return buffers.inUse.Load(), buffers.mapped.Load() }
-
 func (p *bufferPool) get(n int) *Buffer {
 	class := max(bits.Len(uint(max(n, 1)-1)), minClass) - minClass
 	if class >= classCount {

@@ -8,6 +8,9 @@ import (
 	"pgregory.net/rapid"
 )
 
+// bufferBytes is how many bytes of buffers are held by somebody.
+func bufferBytes() int64 { return buffers.inUse.Load() }
+
 func TestBufferAlignment(t *testing.T) {
 	for _, n := range []int{0, 1, 4095, 4096, 4097, 65536, 2 << 20, 2<<20 + 1, 32 << 20} {
 		b := NewBuffer(n)

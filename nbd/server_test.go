@@ -67,7 +67,7 @@ func TestRequestsInFlightAreBounded(t *testing.T) {
 			s := serve(t, o)
 			c := s.dial(t)
 			c.transmission(false, false)
-			before, _ := BufferStats()
+			before := bufferBytes()
 			const total, limit = 400, 4
 			go func() {
 				for i := range uint64(total) {
@@ -81,7 +81,7 @@ func TestRequestsInFlightAreBounded(t *testing.T) {
 				held = append(held, <-dev.started)
 			}
 			for i := range uint64(total) {
-				if now, _ := BufferStats(); now-before > (limit+1)<<16+receiveBytes*2 {
+				if now := bufferBytes(); now-before > (limit+1)<<16+receiveBytes*2 {
 					t.Fatalf("%d bytes of buffers in use", now-before)
 				}
 				if n := len(held) + len(dev.started); n > limit {
@@ -232,7 +232,7 @@ func TestServeEndsWithContext(t *testing.T) {
 // However a connection ends, its goroutines, export and buffers go.
 func TestNothingIsLeftBehind(t *testing.T) {
 	goroutines := runtime.NumGoroutine()
-	held, _ := BufferStats()
+	held := bufferBytes()
 	exports := exportsOf(NewMemory(64 << 20))
 	s := serve(t, Options{Exports: exports, CloseTimeout: time.Second})
 	ends := map[string]func(c *client){
@@ -259,7 +259,7 @@ func TestNothingIsLeftBehind(t *testing.T) {
 	if n := exports.holders(); n != 0 {
 		t.Errorf("%d exports are still held", n)
 	}
-	if now, _ := BufferStats(); now != held {
+	if now := bufferBytes(); now != held {
 		t.Errorf("%d bytes of buffers in use, %d before", now, held)
 	}
 	// A goroutine that has done its work may still be on its way out.

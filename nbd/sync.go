@@ -25,7 +25,8 @@ type SyncDevice interface {
 	BlockStatus(runs []Run, off, length int64) ([]Run, error)
 }
 
-// SyncAdapter serves a SyncDevice as a Device, by a fixed number of goroutines.
+// SyncAdapter serves a SyncDevice as a Device, by a fixed number of goroutines. The devices of farside do not need it:
+// it is for a program that embeds the server, and has a device of its own.
 type SyncAdapter struct {
 	dev SyncDevice
 

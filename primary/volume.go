@@ -79,9 +79,6 @@ func (v *Volume) Name() string { return v.name }
 // Size is the volume's size in bytes.
 func (v *Volume) Size() uint64 { return v.size }
 
-// Device describes the local device.
-func (v *Volume) Device() ring.DeviceInfo { return v.info }
-
 // Start begins all requests of a batch and returns without waiting for them. Nothing is
 // promised about the order of requests that are in progress at once, but that of writes that overlap.
 func (v *Volume) Start(batch []*Request) {
