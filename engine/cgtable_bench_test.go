@@ -18,13 +18,9 @@ func BenchmarkUpdate(b *testing.B) {
 }
 
 func benchUpdate(b *testing.B, ahead bool) {
-	memory := newTableMemory()
-	defer memory.close()
-	t, err := newCGTable(&Volume{name: "v"}, 1, memory)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer t.free()
+	lone := emptyCGTable(b)
+	defer lone.end()
+	t := lone.cgTable
 	const blocks = 1 << 19
 	for v := range VBlock(blocks) {
 		if _, _, err := t.put(v, 1, 0); err != nil {

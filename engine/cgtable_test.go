@@ -10,6 +10,28 @@ import (
 	"pgregory.net/rapid"
 )
 
+// loneCGTable is a CG pointer table with a memory of its own.
+type loneCGTable struct {
+	*cgTable
+	memory *tableMemory
+}
+
+func emptyCGTable(t rapid.TB) loneCGTable {
+	t.Helper()
+	memory := newTableMemory()
+	table, err := newCGTable(&Volume{name: "v"}, 1, memory)
+	if err != nil {
+		memory.close()
+		t.Fatal(err)
+	}
+	return loneCGTable{table, memory}
+}
+
+func (l loneCGTable) end() {
+	l.free()
+	l.memory.close()
+}
+
 // modelTable is what a CG pointer table says, without any cleverness.
 type modelTable struct {
 	said map[VBlock]logEntry // zero entry: reads as zeros
@@ -19,37 +41,32 @@ type modelTable struct {
 // TestCGTableModel compares a table with a map over random puts and zeroes, small and large.
 func TestCGTableModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		mem := newTableMemory()
-		defer mem.close()
-		table, err := newCGTable(&Volume{name: "v"}, 1, mem)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer table.free()
+		table := emptyCGTable(t)
+		defer table.end()
 		m := modelTable{said: map[VBlock]logEntry{}, next: 1}
 		space := rapid.SampledFrom([]uint64{20, 3000, MaxVolumeBlocks}).Draw(t, "volume")
 		block := rapid.Custom(func(t *rapid.T) VBlock { return VBlock(rapid.Uint64Range(0, space-1).Draw(t, "block")) })
 		t.Repeat(map[string]func(*rapid.T){
 			"put": func(t *rapid.T) {
 				b := block.Draw(t, "block")
-				m.put(t, table, b, rapid.Uint64().Draw(t, "sum"))
+				m.put(t, table.cgTable, b, rapid.Uint64().Draw(t, "sum"))
 			},
 			"burst": func(t *rapid.T) { // grows the index
 				first, n, step := block.Draw(t, "first"), rapid.Uint64Range(1, 500).Draw(t, "n"), rapid.Uint64Range(1, 1<<27).Draw(t, "step")
 				for i := range n {
-					m.put(t, table, VBlock((uint64(first)+i*step)%space), i*0x9e3779b97f4a7c15)
+					m.put(t, table.cgTable, VBlock((uint64(first)+i*step)%space), i*0x9e3779b97f4a7c15)
 				}
 			},
 			"many": func(t *rapid.T) { // as a writer does: all are looked for before the first is put
 				blocks := rapid.SliceOfN(block, 1, 40).Draw(t, "blocks")
-				m.putMany(t, table, append(blocks, blocks[0]))
+				m.putMany(t, table.cgTable, append(blocks, blocks[0]))
 			},
 			"zero": func(t *rapid.T) {
 				r := vrange{first: block.Draw(t, "first")}
 				r.n = min(rapid.SampledFrom([]uint64{1, maxPointZeroes, maxPointZeroes + 1, 100, 2000}).Draw(t, "n"), space-uint64(r.first))
-				m.zero(t, table, r)
+				m.zero(t, table.cgTable, r)
 			},
-			"": func(t *rapid.T) { m.compare(t, table, space) },
+			"": func(t *rapid.T) { m.compare(t, table.cgTable, space) },
 		})
 	})
 }
@@ -202,13 +219,8 @@ func TestRadixSort(t *testing.T) {
 
 // TestReserve: after it the index may fill up to its limit, however full it was before.
 func TestReserve(t *testing.T) {
-	mem := newTableMemory()
-	defer mem.close()
-	table, err := newCGTable(&Volume{name: "v"}, 1, mem)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer table.free()
+	table := emptyCGTable(t)
+	defer table.end()
 	for b := range VBlock(5000) {
 		for _, n := range []int{128, 1} {
 			if err := table.reserve(n); err != nil {

@@ -6,12 +6,19 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestColdTable: leaves take memory in the order in which they are used first, and only then; looking takes none.
-func TestColdTable(t *testing.T) {
-	tab, err := newTable(2*tablePageEntries - 7)
+// emptyTable is a pointer table of that many blocks. The caller closes it.
+func emptyTable(t rapid.TB, blocks uint64) *table {
+	t.Helper()
+	tab, err := newTable(blocks)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return tab
+}
+
+// TestColdTable: leaves take memory in the order in which they are used first, and only then; looking takes none.
+func TestColdTable(t *testing.T) {
+	tab := emptyTable(t, 2*tablePageEntries-7)
 	defer tab.close()
 	if e := tab.load(7); e != 0 || tab.used() {
 		t.Errorf("entry %#x of a leaf that was never used; used: %t", e, tab.used())
@@ -26,10 +33,7 @@ func TestColdTable(t *testing.T) {
 		}
 	}
 	image := make([]byte, BlockSize-tablePageHeader)
-	again, err := newTable(tab.blocks())
-	if err != nil {
-		t.Fatal(err)
-	}
+	again := emptyTable(t, tab.blocks())
 	defer again.close()
 	for _, page := range tab.takeDirty() {
 		tab.putPage(uint64(page), image)
@@ -51,15 +55,9 @@ func TestColdTable(t *testing.T) {
 func TestTableAgainstMap(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		size := rapid.SampledFrom([]uint64{1, leafEntries + 1, tablePageEntries, branchEntries + 1, 4*tablePageEntries - 3}).Draw(t, "size")
-		tab, err := newTable(size)
-		if err != nil {
-			t.Fatal(err)
-		}
+		tab := emptyTable(t, size)
 		defer tab.close()
-		again, err := newTable(size)
-		if err != nil {
-			t.Fatal(err)
-		}
+		again := emptyTable(t, size)
 		defer again.close()
 		want := map[VBlock]entry{}
 		image := make([]byte, tablePageEntries*8)
@@ -104,10 +102,7 @@ func TestTableAgainstMap(t *testing.T) {
 
 // TestCursor: changes through a cursor are seen by everybody, on leaves that were never used, too.
 func TestCursor(t *testing.T) {
-	tab, err := newTable(3 * leafEntries)
-	if err != nil {
-		t.Fatal(err)
-	}
+	tab := emptyTable(t, 3*leafEntries)
 	defer tab.close()
 	var at leafCursor
 	for i, b := range []VBlock{5, 6, 2 * leafEntries, 7, leafEntries - 1, leafEntries} {
@@ -126,20 +121,15 @@ func TestCursor(t *testing.T) {
 
 // TestOutgrownIndexIsNotKept: what a large table grew through is given back, but for the small ones.
 func TestOutgrownIndexIsNotKept(t *testing.T) {
-	mem := newTableMemory()
-	defer mem.close()
-	c, err := newCGTable(&Volume{name: "v"}, 1, mem)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.free()
+	c := emptyCGTable(t)
+	defer c.end()
 	for v := range VBlock(200_000) {
 		if _, _, err := c.put(v, PBlock(v+1), uint64(v)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for bits := range mem.indexes {
-		s := &mem.indexes[bits]
+	for bits := range c.memory.indexes {
+		s := &c.memory.indexes[bits]
 		if kept := len(s.free) > 0; kept != (bits >= minIndexBits && 1<<bits <= keptIndex) {
 			t.Errorf("indexes of 2^%d slots: %d kept", bits, len(s.free))
 		}

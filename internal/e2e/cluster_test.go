@@ -241,33 +241,18 @@ func (c *cluster) awaitCutAfter(t time.Time) uint64 {
 
 // state asks a secondary for its group.
 func (c *cluster) state(i int) (target.GroupStatus, error) {
-	var s target.Status
-	if err := c.secondaries[i].status(&s); err != nil {
-		return target.GroupStatus{}, err
-	}
-	if len(s.Groups) != 1 || s.Pool.Failure != "" {
-		return target.GroupStatus{}, hopeless(fmt.Errorf("%s reports %+v", c.secondaries[i].Name, s))
-	}
-	if g := s.Groups[0]; g.Error == "" {
-		return g, nil
-	}
-	return target.GroupStatus{}, fmt.Errorf("%s reports %+v", c.secondaries[i].Name, s.Groups[0])
+	return sitetest.Copy(c.secondaries[i].Name, c.secondaries[i].status)
 }
 
 // awaitState waits until a secondary answers and ok holds.
 func (c *cluster) awaitState(i int, what string, ok func(target.GroupStatus) bool) target.GroupStatus {
 	c.t.Helper()
-	var s target.GroupStatus
-	await(c.t, what, func() (err error) {
+	return sitetest.AwaitCopy(c.t, c.secondaries[i].Name, what, func() (target.GroupStatus, error) {
 		if err := c.alive(); err != nil {
-			return err
+			return target.GroupStatus{}, err
 		}
-		if s, err = c.state(i); err == nil && !ok(s) {
-			err = fmt.Errorf("%s shows %+v", c.secondaries[i].Name, s)
-		}
-		return err
-	})
-	return s
+		return c.state(i)
+	}, ok)
 }
 
 // audit is the first manager's audit log.

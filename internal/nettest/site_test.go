@@ -162,26 +162,11 @@ func (c *site) awaitWritesTo(p *role, n uint64) {
 }
 
 // state is what a secondary says of its group.
-func (c *site) state(s *role) (target.GroupStatus, error) {
-	var st target.Status
-	if err := s.status(&st); err != nil {
-		return target.GroupStatus{}, err
-	}
-	if len(st.Groups) != 1 || st.Groups[0].Error != "" {
-		return target.GroupStatus{}, fmt.Errorf("%s reports %+v", s.Name, st.Groups)
-	}
-	return st.Groups[0], nil
-}
+func (c *site) state(s *role) (target.GroupStatus, error) { return sitetest.Copy(s.Name, s.status) }
 
-func (c *site) awaitState(s *role, what string, ok func(target.GroupStatus) bool) (g target.GroupStatus) {
+func (c *site) awaitState(s *role, what string, ok func(target.GroupStatus) bool) target.GroupStatus {
 	c.t.Helper()
-	await(c.t, s.Name+": "+what, func() (err error) {
-		if g, err = c.state(s); err == nil && !ok(g) {
-			err = fmt.Errorf("it shows %+v", g)
-		}
-		return err
-	})
-	return g
+	return sitetest.AwaitCopy(c.t, s.Name, what, func() (target.GroupStatus, error) { return c.state(s) }, ok)
 }
 
 // awaitLostBy waits until the manager has no connection with a control any more, for a reason that will do, and says why.

@@ -47,6 +47,22 @@ func refusedWith(t *testing.T, err error, parts ...string) {
 	}
 }
 
+// change has a secondary change a volume of group g.
+func (r *rig) change(secondary, volume string, action wire.VolumeAction) error {
+	m := &wire.Volume{Group: "g", Name: volume, Action: action}
+	if action == wire.VolumeMake {
+		m.Size = rigVolume
+	}
+	var s target.Status
+	return r.tool(secondary, m, &s)
+}
+
+// awaitChange is change once the secondary has noticed that its primary attached anew without the volume.
+func (r *rig) awaitChange(secondary, volume string, action wire.VolumeAction) {
+	r.t.Helper()
+	await(r, secondary, func(target.Status) error { return r.change(secondary, volume, action) })
+}
+
 // TestReq14_VolumeJoinsAndLeaves: the running primary takes a volume in and leaves it out again, without losing the recovery point.
 func TestReq14_VolumeJoinsAndLeaves(t *testing.T) {
 	a, c := place{"g", "a", "p1", "s1"}, place{"g", "c", "p1", "s1"}
@@ -65,8 +81,7 @@ func TestReq14_VolumeJoinsAndLeaves(t *testing.T) {
 	if _, err := os.Stat(r.path("g-c")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a reload that failed has made a file: %v", err)
 	}
-	var s target.Status
-	if err := r.tool("s1", &wire.Volume{Group: "g", Name: "c", Action: wire.VolumeMake, Size: rigVolume}, &s); err != nil {
+	if err := r.change("s1", "c", wire.VolumeMake); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 { // the second time nothing has changed
@@ -104,9 +119,7 @@ func TestReq14_VolumeJoinsAndLeaves(t *testing.T) {
 		}
 		return nil
 	})
-	await(r, "p1", func(primary.Status) error { // once the secondary has noticed that the primary attached anew without it
-		return r.tool("s1", &wire.Volume{Group: "g", Name: "c", Action: wire.VolumeSetAside}, &s)
-	})
+	r.awaitChange("s1", "c", wire.VolumeSetAside)
 	r.write(a, 'z')
 	r.awaitCut()
 	if got := r.shown(a); got != 'z' {
@@ -149,10 +162,7 @@ func TestVolumeThatIsAnotherDoesNotComeBack(t *testing.T) {
 	first := r.primary("p1")
 	now.Store(first)
 	r.start(runReloadable(&now), first)
-	var s target.Status
-	await(r, "s1", func(target.Status) error { // once the secondary has noticed
-		return r.tool("s1", &wire.Volume{Group: "g", Name: "c", Action: wire.VolumeSetAside}, &s)
-	})
+	r.awaitChange("s1", "c", wire.VolumeSetAside)
 	old := r.path("old")
 	if err := os.Rename(r.path("g-c"), old); err != nil {
 		t.Fatal(err)
@@ -165,7 +175,7 @@ func TestVolumeThatIsAnotherDoesNotComeBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	refusedWith(t, r.reload(&now, both), "set aside", "does not know it for a copy")
-	if err := r.tool("s1", &wire.Volume{Group: "g", Name: "c", Action: wire.VolumeRejoin}, &s); err != nil {
+	if err := r.change("s1", "c", wire.VolumeRejoin); err != nil {
 		t.Fatal(err)
 	}
 	refusedWith(t, r.reload(&now, both), "holds a copy", "overwrite_copies") // else the whole group would be refused
@@ -201,11 +211,8 @@ func TestReq14_SecondaryWithoutVolumesHoldsUpNothing(t *testing.T) {
 
 	r.places = r.places[:1]
 	await(r, "p1", func(primary.Status) error { return r.reload(&now, r.primary("p1")) }) // once the server has noticed that the host is gone
-	var s target.Status
 	for _, action := range []wire.VolumeAction{wire.VolumeSetAside, wire.VolumeDelete} {
-		await(r, "s2", func(target.Status) error { // once the secondary has noticed that the primary attached anew without it
-			return r.tool("s2", &wire.Volume{Group: "g", Name: "c", Action: action}, &s)
-		})
+		r.awaitChange("s2", "c", action)
 		r.write(a, byte('0'+action))
 		g := r.awaitCut().Groups[0]
 		if got := r.shown(a); got != byte('0'+action) {
@@ -219,7 +226,7 @@ func TestReq14_SecondaryWithoutVolumesHoldsUpNothing(t *testing.T) {
 	}
 
 	r.places = append(r.places, c) // the device was closed, and can be used again
-	if err := r.tool("s2", &wire.Volume{Group: "g", Name: "c", Action: wire.VolumeMake, Size: rigVolume}, &s); err != nil {
+	if err := r.change("s2", "c", wire.VolumeMake); err != nil {
 		t.Fatal(err)
 	}
 	await(r, "p1", func(primary.Status) error { return r.reload(&now, both) })

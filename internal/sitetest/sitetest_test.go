@@ -71,6 +71,28 @@ func TestGroup(t *testing.T) {
 	}
 }
 
+func TestCopy(t *testing.T) {
+	for _, c := range []struct {
+		what     string
+		status   string
+		err      string
+		hopeless bool
+	}{
+		{"one", `{"groups":[{"name":"g","final":7}]}`, "", false},
+		{"none", `{"groups":[]}`, "s1 reports", true},
+		{"a pool that failed", `{"groups":[{"name":"g"}],"pool":{"failure":"gone"}}`, "gone", true},
+		{"not known yet", `{"groups":[{"name":"g","error":"soon"}]}`, "soon", false},
+	} {
+		g, err := Copy("s1", func(into any) error { return json.Unmarshal([]byte(c.status), into) })
+		if (err == nil) != (c.err == "") || !strings.Contains(fmt.Sprint(err), c.err) && err != nil || errors.As(err, new(hopeless)) != c.hopeless {
+			t.Errorf("%s: %v", c.what, err)
+		}
+		if err == nil && g.Final != 7 {
+			t.Errorf("%s: %+v", c.what, g)
+		}
+	}
+}
+
 // fatal is a test that notes why it ends.
 type fatal struct {
 	testing.TB
