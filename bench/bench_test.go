@@ -65,14 +65,14 @@ func TestReportFormats(t *testing.T) {
 		Results: []Result{
 			result(Result{Name: "ingest", Goal: "P1", Unit: "blocks/s", Target: atLeast(0.9), FloorName: "bare writes"}, []Repetition{{Value: 500, Floor: 1000}}),
 			result(Result{Name: "floors/write-flush", Unit: "us"}, []Repetition{{Value: 12.5}}),
-		}}
+		}, Missing: []string{"peers: several\nlines"}}
 	var text, js, gof, md bytes.Buffer
 	for _, err := range []error{r.WriteText(&text), r.WriteJSON(&js), r.WriteGo(&gof), r.WriteMarkdown(&md)} {
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	for _, want := range []string{"kernel: Linux 6\n", "0.500", "P1 >= 0.9", "NO", "ingest: floor: bare writes\n"} {
+	for _, want := range []string{"kernel: Linux 6\n", "missing: peers: several; lines\n", "0.500", "P1 >= 0.9", "NO", "ingest: floor: bare writes\n"} {
 		if !strings.Contains(text.String(), want) {
 			t.Errorf("text has no %q:\n%s", want, &text)
 		}
@@ -93,6 +93,10 @@ func TestReportFormats(t *testing.T) {
 }
 
 func TestOptionsRefuse(t *testing.T) {
+	missing, file := filepath.Join(t.TempDir(), "missing"), filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for name, o := range map[string]Options{
 		"workload": {Device: "x", Names: []string{"nonsense"}},
 		"device":   {},
@@ -102,10 +106,16 @@ func TestOptionsRefuse(t *testing.T) {
 		"seconds":  {Device: "x", Seconds: -1},
 		"full":     {Device: "x", Full: 91},
 		"profile":  {Device: "x", Profile: "heap"},
+		"pictures": {Device: "x", Pictures: missing},
+		"file":     {Device: "x", Pictures: file},
+		"folder":   {Device: "x", Profile: "cpu", ProfileDir: missing},
 	} {
-		if err := o.fill(); err == nil {
-			t.Errorf("%s: no error for %+v", name, o)
+		if err := o.fill(); !errors.Is(err, ErrOptions) {
+			t.Errorf("%s: error %v for %+v, want an ErrOptions", name, err, o)
 		}
+	}
+	if _, err := Run(t.Context(), Options{Device: "x", Pictures: missing}); !errors.Is(err, ErrOptions) || !strings.Contains(err.Error(), missing) {
+		t.Errorf("error for a folder that is not there: %v", err)
 	}
 	o := Options{Device: "x"}
 	if err := o.fill(); err != nil || len(o.Names) != len(workloads) || o.Repetitions != 3 || o.Seconds != 10 {
@@ -120,11 +130,41 @@ func TestSmallDeviceIsRefusedUntouched(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := Run(t.Context(), Options{Device: path, Kind: ring.Plain, Names: []string{"floors"}})
-	if err == nil || !strings.Contains(err.Error(), "at least") {
+	if err == nil || !strings.Contains(err.Error(), "at least") || !strings.Contains(err.Error(), path) {
 		t.Errorf("error: %v", err)
 	}
 	if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, want) {
 		t.Error("a device that was refused was written to")
+	}
+}
+
+// TestFailedRunKeepsWhatItMeasured: the report of a run that fails in the middle has the results of before, and says what
+// is missing.
+func TestFailedRunKeepsWhatItMeasured(t *testing.T) {
+	broken := errors.New("broken")
+	before := workloads
+	defer func() { workloads = before }()
+	Add(Workload{Name: "good", Run: func(context.Context, Options) ([]Result, error) { return []Result{{Name: "good"}}, nil }})
+	Add(Workload{Name: "bad", Run: func(context.Context, Options) ([]Result, error) { return nil, broken }})
+	r, err := Run(t.Context(), Options{Names: []string{"good", "bad", "alloc"}})
+	if !errors.Is(err, broken) || len(r.Results) != 1 || r.Results[0].Name != "good" {
+		t.Errorf("%v, results %+v", err, r.Results)
+	}
+	if d := cmp.Diff([]string{"bad, alloc: broken"}, r.Missing); d != "" {
+		t.Error(d)
+	}
+}
+
+// TestPeersNeedTheirSource: without it they are an error of their own, but do not cost others' figures.
+func TestPeersNeedTheirSource(t *testing.T) {
+	t.Chdir(t.TempDir())
+	told := func(string) {}
+	if _, err := runPeers(t.Context(), &run{o: Options{Names: []string{"peers"}, Progress: told}}); err == nil || !strings.Contains(err.Error(), peersFolder) {
+		t.Errorf("error: %v", err)
+	}
+	r := &run{o: Options{Names: []string{"floors", "peers"}, Progress: told}}
+	if out, err := runPeers(t.Context(), r); err != nil || len(out) > 0 || len(r.missing) != 1 || !strings.Contains(r.missing[0], peersFolder) {
+		t.Errorf("%v, %v; missing: %q", out, err, r.missing)
 	}
 }
 

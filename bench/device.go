@@ -95,6 +95,9 @@ func openDevice(ctx context.Context, o Options) (d *device, err error) {
 		}
 		path = d.loop.Path
 	}
+	if err := longEnough(path); err != nil {
+		return d, err
+	}
 	if d.Devices, err = ring.Open([]string{path}, ring.OpenOptions{Kind: o.Kind, AllowBuffered: true}); err != nil {
 		return d, err
 	}
@@ -102,6 +105,19 @@ func openDevice(ctx context.Context, o Options) (d *device, err error) {
 		return d, err
 	}
 	return d, d.fill(ctx)
+}
+
+// longEnough refuses a file that is too short, before anything else is said of its length.
+func longEnough(path string) error {
+	info, err := os.Stat(path)
+	if err != nil || !info.Mode().IsRegular() || info.Size() >= minSize {
+		return err
+	}
+	return tooSmall(path, info.Size())
+}
+
+func tooSmall(path string, size int64) error {
+	return fmt.Errorf("%s holds %d bytes; at least %d (512 MiB) are needed: name another one, or have one made with --loop", path, size, minSize)
 }
 
 // attach makes the loop device. Its file has no name any more once it is attached.
@@ -162,11 +178,11 @@ func (d *device) limit(o Options) error {
 		limit = defaultDeviceSize
 	}
 	if limit > in.Size && o.Size != 0 && d.loop == nil {
-		return fmt.Errorf("%s holds %d bytes, less than the %d asked for with --size", in.Path, in.Size, limit)
+		return fmt.Errorf("%s holds %d bytes, less than the %d asked for with --size: ask for less, or leave --size out", in.Path, in.Size, limit)
 	}
 	in.Size = min(in.Size, limit) / engine.BlockSize * engine.BlockSize
 	if in.Size < minSize {
-		return fmt.Errorf("%s holds %d bytes; at least %d (512 MiB) are needed", in.Path, in.Size, minSize)
+		return tooSmall(in.Path, in.Size)
 	}
 	return nil
 }

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"runtime"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/farside-storage/farside/ring"
@@ -47,7 +49,10 @@ type fioFigures struct {
 
 // fio runs a load with fio.
 func (r *run) fio(ctx context.Context, l load, d time.Duration) (x fioFigures, err error) {
+	runtime.LockOSThread() // the kernel sends Pdeathsig when the thread that made the child ends
+	defer runtime.UnlockOSThread()
 	c := exec.CommandContext(ctx, "fio", r.fioJob(l, d)...)
+	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	var stderr bytes.Buffer
 	c.Stderr = &stderr
 	out, err := c.Output()

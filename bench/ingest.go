@@ -181,21 +181,28 @@ func amplified(name string, runs []ingested) []Result {
 	}
 }
 
-// runAmplification is 30 s, whatever --seconds says, unless it must be quick; one repetition.
+// runAmplification takes 30 s for a repetition, whatever --seconds says, unless it must be quick. It has no floor to
+// alternate with: the goal is absolute.
 func runAmplification(ctx context.Context, r *run) ([]Result, error) {
-	d := 30 * time.Second
-	if r.o.Quick {
-		d = 5 * time.Second
-	}
-	g, err := r.ingest(ctx, d)
-	if err != nil {
+	if _, counted, err := r.dev.stats(); err != nil {
 		return nil, err
-	}
-	if !g.counted {
-		r.progress("  %s is a regular file and has no block statistics: not measured", r.dev.what)
+	} else if !counted {
+		r.leaveOut("amplification: %s is a regular file and has no block statistics; name a block device, or --loop", r.dev.what)
 		return nil, nil
 	}
-	out := amplified("amplification", []ingested{g})
-	out[0].Notes = append(out[0].Notes, g.notes...)
+	d := 30 * time.Second
+	if r.o.Quick {
+		d = 2 * time.Second
+	}
+	var runs []ingested
+	for range r.o.Repetitions {
+		g, err := r.ingest(ctx, d)
+		if err != nil {
+			return nil, err
+		}
+		runs = append(runs, g)
+	}
+	out := amplified("amplification", runs)
+	out[0].Notes = append(out[0].Notes, runs[len(runs)-1].notes...)
 	return out, nil
 }

@@ -3,8 +3,11 @@ package bench
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/farside-storage/farside/engine"
 	"github.com/farside-storage/farside/ring"
@@ -87,7 +90,52 @@ func (o *Options) fill() error {
 	if len(o.Names) == 0 || slices.Contains(o.Names, "all") {
 		o.Names = Names()
 	}
-	return o.check()
+	if err := errors.Join(o.check(), o.checkFolders()); err != nil {
+		return &optionsError{err}
+	}
+	return nil
+}
+
+// ErrOptions is what an error of [Run] is when its options make no sense or cannot be met; nothing was done then.
+var ErrOptions = errors.New("wrong options")
+
+// optionsError is an ErrOptions whose text is that of its cause.
+type optionsError struct{ error }
+
+func (e *optionsError) Is(target error) bool { return target == ErrOptions }
+func (e *optionsError) Unwrap() error        { return e.error }
+
+// checkFolders finds out beforehand what would else be known only when there is something to write: after minutes of
+// measuring, and for a profile from a library that ends the process then.
+func (o *Options) checkFolders() error {
+	var errs []error
+	if o.Pictures != "" {
+		errs = append(errs, mayWriteIn("pictures", o.Pictures))
+	}
+	if o.Profile != "" {
+		errs = append(errs, mayWriteIn("the profile", o.ProfileDir))
+	}
+	return errors.Join(errs...)
+}
+
+// mayWriteIn says why files cannot be made in a folder, "": the current one.
+func mayWriteIn(what, dir string) error {
+	if dir == "" {
+		dir = "."
+	}
+	info, err := os.Stat(dir)
+	if err == nil && !info.IsDir() {
+		err = &os.PathError{Op: "open", Path: dir, Err: unix.ENOTDIR}
+	}
+	if err == nil {
+		if e := unix.Access(dir, unix.W_OK); e != nil {
+			err = &os.PathError{Op: "write in", Path: dir, Err: e}
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("bench: folder of %s: %w: make it, or name another one", what, err)
+	}
+	return nil
 }
 
 func (o *Options) check() error {

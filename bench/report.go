@@ -12,6 +12,20 @@ import (
 type Report struct {
 	Host    Host     `json:"host"`
 	Results []Result `json:"results"`
+	// Missing says of each figure that was asked for and could not be measured, why.
+	Missing []string `json:"missing,omitempty"`
+}
+
+// lines stand above the results.
+func (r *Report) lines() []hostLine {
+	return append(r.Host.lines(), r.missingLines()...)
+}
+
+func (r *Report) missingLines() (lines []hostLine) {
+	for _, m := range r.Missing {
+		lines = append(lines, hostLine{"missing", strings.ReplaceAll(m, "\n", "; ")})
+	}
+	return lines
 }
 
 // WriteJSON writes the report as one object.
@@ -23,7 +37,7 @@ func (r Report) WriteJSON(w io.Writer) error {
 
 // WriteText writes host lines and one table.
 func (r Report) WriteText(w io.Writer) error {
-	for _, l := range r.Host.lines() {
+	for _, l := range r.lines() {
 		if _, err := fmt.Fprintf(w, "%s: %s\n", l.key, l.value); err != nil {
 			return err
 		}
@@ -106,7 +120,7 @@ func figure(x float64) string {
 // WriteMarkdown writes the host lines as a list and the results as a table, for BENCHMARKS.md.
 func (r Report) WriteMarkdown(w io.Writer) error {
 	var b strings.Builder
-	for _, l := range r.Host.lines() {
+	for _, l := range r.lines() {
 		fmt.Fprintf(&b, "* %s: %s\n", l.key, l.value)
 	}
 	b.WriteString("\n| figure | value | unit | min..max | floor | ratio | goal | reached |\n|---|---|---|---|---|---|---|---|\n")
@@ -129,6 +143,9 @@ func (r Report) WriteGo(w io.Writer) error {
 	var b strings.Builder
 	for _, l := range r.Host.lines() {
 		fmt.Fprintf(&b, "%s: %s\n", l.key, l.value)
+	}
+	for _, m := range r.missingLines() { // no key: benchstat would not compare runs that differ in it
+		fmt.Fprintf(&b, "# %s: %s\n", m.key, m.value)
 	}
 	for _, x := range r.Results {
 		for _, p := range x.Repetitions {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -11,7 +12,19 @@ import (
 type run struct {
 	o   Options
 	dev *device // nil if only workloads with devices of their own run
+	// missing is the report's.
+	missing []string
 }
+
+// leaveOut notes that a workload was not measured, or a part of it.
+func (r *run) leaveOut(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	r.progress("  %s", text)
+	r.missing = append(r.missing, text)
+}
+
+// alone: no other workload was asked for, whose figures would be lost with an error of this one.
+func (r *run) alone() bool { return len(r.o.Names) == 1 }
 
 func (r *run) progress(format string, args ...any) { r.o.Progress(fmt.Sprintf(format, args...)) }
 
@@ -25,7 +38,7 @@ func (r *run) floorTime() time.Duration {
 	return min(r.duration(), 3*time.Second)
 }
 
-// Run measures. If it fails on the way, the report holds what was measured before.
+// Run measures. If it fails on the way, the report holds what was measured before, and says what is missing.
 func Run(ctx context.Context, o Options) (rep Report, err error) {
 	if err := o.fill(); err != nil {
 		return rep, err
@@ -49,7 +62,8 @@ func Run(ctx context.Context, o Options) (rep Report, err error) {
 	}
 	defer stop()
 	r := &run{o: o, dev: dev}
-	for _, name := range o.Names {
+	defer func() { rep.Missing = r.missing }()
+	for i, name := range o.Names {
 		w, err := find(name)
 		if err != nil {
 			return rep, err
@@ -58,6 +72,7 @@ func Run(ctx context.Context, o Options) (rep Report, err error) {
 		results, err := w.run(ctx, r)
 		rep.Results = append(rep.Results, results...)
 		if err != nil {
+			r.missing = append(r.missing, fmt.Sprintf("%s: %v", strings.Join(o.Names[i:], ", "), err))
 			return rep, fmt.Errorf("bench %s: %w", w.name, err)
 		}
 	}

@@ -77,7 +77,7 @@ func (p *payload) sumOf(mem []byte) uint64 {
 	page := uintptr(unsafe.Pointer(&mem[0])) / engine.BlockSize
 	i := page % pages
 	if p.page[i] != page {
-		p.rng.next()
+		p.rng.Uint64()
 		p.rng.fill(mem[:engine.BlockSize])
 		p.page[i], p.sum[i] = page, engine.Sum(mem[:engine.BlockSize])
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,13 +22,28 @@ const peersFolder = "bench/peers"
 
 // runPeers has the peers' own program measure. It makes its loop device itself, with the run's kind, size and times.
 func runPeers(ctx context.Context, r *run) (_ []Result, err error) {
-	source, err := peersSource()
-	if err != nil && len(r.o.Names) > 1 { // the others shall not be lost for it
-		r.progress("  not measured: %v", err)
+	out, err := r.peers(ctx)
+	var cannot *peersCannot
+	if errors.As(err, &cannot) && !r.alone() { // the others shall not be lost for it
+		r.leaveOut("peers: %v", cannot)
 		return nil, nil
 	}
+	return out, err
+}
+
+// peersCannot is why the peers cannot be measured on this machine.
+type peersCannot struct{ error }
+
+// PeersCannot is the exit status of the peers' program for what it finds before it does anything.
+const PeersCannot = 2
+
+func (r *run) peers(ctx context.Context) (_ []Result, err error) {
+	source, err := peersSource()
 	if err != nil {
-		return nil, err
+		return nil, &peersCannot{err}
+	}
+	if _, err := exec.LookPath("go"); err != nil {
+		return nil, &peersCannot{fmt.Errorf("the peers are built from source: %w: install Go, of the version in %s/go.mod or newer", err, source)}
 	}
 	dir, err := os.MkdirTemp("", "farside-bench-")
 	if err != nil {
@@ -48,18 +64,32 @@ func (r *run) callPeers(ctx context.Context, program string) ([]Result, error) {
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }             // so that it takes its mounts away
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM} // an interrupt reaches it once, from here
 	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, lines(r.o.Progress)
+	var said tailBuffer
+	cmd.Stdout, cmd.Stderr = &out, io.MultiWriter(lines(r.o.Progress), &said)
 	var rep Report
-	if err := cmd.Run(); err != nil {
-		return nil, fmt.Errorf("%s: %w: what it says stands above", peersFolder, err)
+	if err := cmd.Run(); ctx.Err() != nil {
+		return nil, errors.Join(ctx.Err(), err)
+	} else if err != nil && cmd.ProcessState.ExitCode() == PeersCannot {
+		return nil, &peersCannot{errors.New(lastWords(said.String()))}
+	} else if err != nil {
+		return nil, fmt.Errorf("%s: %w: %s", peersFolder, err, lastWords(said.String()))
 	}
 	if err := json.Unmarshal(out.Bytes(), &rep); err != nil {
 		return nil, fmt.Errorf("%s: its report: %w", peersFolder, err)
+	}
+	for _, m := range rep.Missing {
+		r.leaveOut("%s", m)
 	}
 	for i := range rep.Results {
 		rep.Results[i].Notes = append(rep.Results[i].Notes, rep.Host.Notices...)
 	}
 	return rep.Results, nil
+}
+
+// lastWords is what the peers' program said last: its error.
+func lastWords(said string) string {
+	const mark = "peers: "
+	return strings.TrimSpace(said[max(0, strings.LastIndex(said, mark)):])
 }
 
 func (r *run) peersArguments() []string {

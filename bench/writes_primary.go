@@ -11,11 +11,11 @@ import (
 	"github.com/farside-storage/farside/internal/nbdclient"
 )
 
-// qemuExport is the name under which qemu-nbd serves the bare device.
-const qemuExport = "bare"
+// bareExport is the name under which other servers serve a bare device.
+const bareExport = "bare"
 
-// qemuNBD serves a device without replication, as one would without farside: the floor of what hosts see.
-type qemuNBD struct {
+// bareServer serves a device without replication, as one would without farside: the floor of what hosts see.
+type bareServer struct {
 	*process
 	place
 	what string // version and options, for people
@@ -35,7 +35,7 @@ func (p place) connected() (at []place) {
 }
 
 // startQemu serves a device with each way of I/O for a moment, and keeps the fastest.
-func (c *cluster) startQemu(ctx context.Context, device string, write bool) (*qemuNBD, error) {
+func (c *cluster) startQemu(ctx context.Context, device string, write bool) (*bareServer, error) {
 	best, highest := "", 0.0
 	var errs []error
 	for _, aio := range qemuAIO {
@@ -64,7 +64,7 @@ func (c *cluster) probeQemu(ctx context.Context, device, aio string, write bool)
 	return rate, errors.Join(err, q.stop())
 }
 
-func (c *cluster) tryQemu(ctx context.Context, device, aio string) (*qemuNBD, error) {
+func (c *cluster) tryQemu(ctx context.Context, device, aio string) (*bareServer, error) {
 	path, err := exec.LookPath("qemu-nbd")
 	if err != nil {
 		return nil, fmt.Errorf("this workload compares with qemu-nbd, which is not here; on Debian: apt install qemu-utils: %w", err)
@@ -76,15 +76,20 @@ func (c *cluster) tryQemu(ctx context.Context, device, aio string) (*qemuNBD, er
 	socket := c.dir + "/qemu-" + aio + ".nbd"
 	options := []string{"--format=raw", "--cache=none", "--aio=" + aio, fmt.Sprintf("--shared=%d", connections)}
 	command := append([]string{path}, options...)
-	p, err := launch(c.dir, "qemu-nbd", append(command, "--persistent", "--export-name="+qemuExport, "--socket="+socket, device)...)
+	p, err := launch(c.dir, "qemu-nbd", append(command, "--persistent", "--export-name="+bareExport, "--socket="+socket, device)...)
 	if err != nil {
 		return nil, err
 	}
 	_, name, _ := strings.Cut(string(version), "qemu-nbd")
 	name, _, _ = strings.Cut(name, "\n")
-	q := &qemuNBD{p, place{"unix:" + socket, qemuExport, c.volume}, "qemu-nbd" + name + ", " + strings.Join(options, " ")}
-	err = p.await(ctx, "qemu-nbd", func(ctx context.Context) error {
-		client, err := nbdclient.Dial(ctx, q.addr, q.export)
+	return c.serving(ctx, p, "unix:"+socket, "qemu-nbd"+name+", "+strings.Join(options, " "))
+}
+
+// serving waits until a server that was launched answers.
+func (c *cluster) serving(ctx context.Context, p *process, addr, what string) (*bareServer, error) {
+	s := &bareServer{p, place{addr, bareExport, c.volume}, what}
+	err := p.await(ctx, p.name, func(ctx context.Context) error {
+		client, err := nbdclient.Dial(ctx, s.addr, s.export)
 		if err != nil {
 			return err
 		}
@@ -94,13 +99,16 @@ func (c *cluster) tryQemu(ctx context.Context, device, aio string) (*qemuNBD, er
 		return nil, errors.Join(err, p.stop())
 	}
 	c.running = append(c.running, p)
-	return q, nil
+	return s, nil
 }
 
-// compared is a pair of controls, and qemu-nbd on a device of its own that is like theirs.
+// compared is a pair of controls, and other servers, each on a device of its own that is like theirs.
 type compared struct {
 	*cluster
-	qemu *qemuNBD
+	qemu   *bareServer
+	nbdkit *bareServer // nil: it is not installed
+	// besideNbdkit are rates of a control with nbdkit's as the floor, each pair one after the other.
+	besideNbdkit []Repetition
 }
 
 func (r *run) openCompared(ctx context.Context, write bool) (_ *compared, err error) {
@@ -118,7 +126,11 @@ func (r *run) openCompared(ctx context.Context, write bool) (_ *compared, err er
 		return nil, err
 	}
 	q, err := c.startQemu(ctx, bare, write)
-	return &compared{c, q}, err
+	if err != nil {
+		return nil, err
+	}
+	n, err := c.startNbdkit(ctx)
+	return &compared{cluster: c, qemu: q, nbdkit: n}, err
 }
 
 func (c *compared) notes() []string {
@@ -147,10 +159,10 @@ func (c *compared) quiesced(ctx context.Context) error {
 // asked for.
 func (r *run) lacksQemu(name string) bool {
 	_, err := exec.LookPath("qemu-nbd")
-	if err == nil || len(r.o.Names) == 1 {
+	if err == nil || r.alone() {
 		return false
 	}
-	r.progress("  %s is left out: %v; on Debian: apt install qemu-utils", name, err)
+	r.leaveOut("%s: it compares with qemu-nbd: %v; on Debian: apt install qemu-utils", name, err)
 	return true
 }
 
@@ -172,7 +184,10 @@ func runWritesPrimary(ctx context.Context, r *run) (out []Result, err error) {
 		return c.rateOf(ctx, c.qemu.connected(), true, r.hostTime())
 	}, func() (float64, error) {
 		rate, err := c.rateOf(ctx, c.places()[0].connected(), true, r.hostTime())
-		return rate, errors.Join(err, c.quiesced(ctx))
+		if err = errors.Join(err, c.quiesced(ctx)); err != nil {
+			return 0, err
+		}
+		return rate, c.compareNbdkit(ctx, rate, true, r.hostTime())
 	})
 	if err != nil {
 		return nil, err
@@ -185,10 +200,10 @@ func runWritesPrimary(ctx context.Context, r *run) (out []Result, err error) {
 		return nil, err
 	}
 	sent, read := after.sent-before.sent, after.catchups-before.catchups
-	return []Result{result(Result{Name: "writes-primary", Goal: "P11", Unit: "writes/s", Target: atLeast(0.80),
+	return c.results(Result{Name: "writes-primary", Goal: "P11", Unit: "writes/s", Target: atLeast(0.80),
 		FloorName: "host writes to qemu-nbd on a bare device without replication",
 		Notes: append(c.notes(), fmt.Sprintf("%.0f MB were sent to the secondary, of which %.1f %% read from the local device because the queue was full; afterwards a sixteenth of the copy was compared with the volume: equal",
-			float64(sent)/1e6, 100*float64(read)/float64(max(1, sent))))}, reps)}, nil
+			float64(sent)/1e6, 100*float64(read)/float64(max(1, sent))))}, reps), nil
 }
 
 // hostTime is how long hosts are measured at a time: both sides alike, since both are servers that have to warm up.
@@ -221,11 +236,17 @@ func runReadsNBD(ctx context.Context, r *run) (out []Result, err error) {
 	replica := place{c.copySocket(0), c.export(0), c.volume}
 	reps, err := r.alternate(ctx, func() (float64, error) {
 		return c.rateOf(ctx, c.qemu.connected(), false, r.hostTime())
-	}, func() (float64, error) { return c.rateOf(ctx, replica.connected(), false, r.hostTime()) })
+	}, func() (float64, error) {
+		rate, err := c.rateOf(ctx, replica.connected(), false, r.hostTime())
+		if err != nil {
+			return 0, err
+		}
+		return rate, c.compareNbdkit(ctx, rate, false, r.hostTime())
+	})
 	if err != nil {
 		return nil, err
 	}
-	return []Result{result(Result{Name: "reads-nbd", Goal: "P10", Unit: "reads/s", Target: atLeast(1),
+	return c.results(Result{Name: "reads-nbd", Goal: "P10", Unit: "reads/s", Target: atLeast(1),
 		FloorName: "host reads from qemu-nbd on a bare device",
-		Notes:     append(c.notes(), "the copy on the secondary control, as of its last final CG, every block's checksum verified; its blocks lie scattered by random writes; before, a sixteenth was compared with the volume: equal")}, reps)}, nil
+		Notes:     append(c.notes(), "the copy on the secondary control, as of its last final CG, every block's checksum verified; its blocks lie scattered by random writes; before, a sixteenth was compared with the volume: equal")}, reps), nil
 }

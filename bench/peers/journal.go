@@ -32,7 +32,6 @@ type journal struct {
 	now   int // the part that receives
 	at    int // block of the part that comes next
 	begun int // pieces of it handed to the device
-	free  []uint64
 	reads []byte
 }
 
@@ -70,8 +69,7 @@ func openJournal(_ context.Context, at place) (s store, err error) {
 	if j.arena, err = ring.NewArena(journalParts*partBytes + blockSize); err != nil {
 		return nil, err
 	}
-	rng := random(7)
-	rng.fill(j.arena.Bytes())
+	contentsFrom(7, j.arena.Bytes())
 	for i := range j.parts {
 		j.parts[i] = part{mem: j.arena.Bytes()[i*partBytes : (i+1)*partBytes], first: int64(i) * partBytes, places: map[uint64]int{}}
 	}

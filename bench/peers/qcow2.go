@@ -51,7 +51,7 @@ func openQcow2(ctx context.Context, at place) (_ store, err error) {
 			return nil, err
 		}
 		cmd := exec.Command("qemu-nbd", "-f", "qcow2", "-k", socket, "-e", fmt.Sprint(connections), "--cache=none", "--aio=native", "-t", image)
-		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // an interrupt is ours to handle
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL} // an interrupt is ours to handle
 		if err := cmd.Start(); err != nil {
 			return nil, err
 		}

@@ -3,7 +3,9 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"fmt"
+	"math/rand/v2"
 	"time"
 )
 
@@ -22,7 +24,7 @@ func (o outcome) rate() float64 { return float64(o.updates) / o.elapsed.Seconds(
 type work struct {
 	s      store
 	blocks uint64
-	rng    random
+	rng    *rand.Rand
 	pool   []byte
 	sample [][]byte // of every sampleEvery-th block: what was put last
 }
@@ -30,14 +32,14 @@ type work struct {
 const poolBytes = 64 << 20
 
 func newWork(blocks uint64) *work {
-	w := &work{blocks: blocks, rng: 1, pool: make([]byte, poolBytes), sample: make([][]byte, blocks/sampleEvery+1)}
-	w.rng.fill(w.pool)
+	w := &work{blocks: blocks, rng: rand.New(rand.NewPCG(1, 1)), pool: make([]byte, poolBytes), sample: make([][]byte, blocks/sampleEvery+1)}
+	contentsFrom(1, w.pool)
 	return w
 }
 
 // contents is a block that no other block holds at 8-byte steps near it.
 func (w *work) contents() []byte {
-	at := w.rng.below(poolBytes/512-8) * 512
+	at := w.rng.Uint64N(poolBytes/512-8) * 512
 	return w.pool[at : at+blockSize]
 }
 
@@ -60,21 +62,24 @@ func (w *work) update(block uint64) error {
 	return r.take(block)
 }
 
+// checkEvery: after so many updates somebody may want it to end.
+const checkEvery = 1024
+
 // fillGroup is how many blocks a group of the first fill has.
 const fillGroup = 64 << 10
 
 // fill writes every block once, in order.
 func (w *work) fill(ctx context.Context) error {
 	for b := range w.blocks {
+		if b%checkEvery == 0 && ctx.Err() != nil {
+			return ctx.Err()
+		}
 		if err := w.update(b); err != nil {
 			return fmt.Errorf("first fill, block %d: %w", b, err)
 		}
 		if b%fillGroup == fillGroup-1 || b == w.blocks-1 {
 			if err := w.s.commit(); err != nil {
 				return fmt.Errorf("first fill, commit at block %d: %w", b, err)
-			}
-			if err := ctx.Err(); err != nil {
-				return err
 			}
 		}
 	}
@@ -85,8 +90,11 @@ func (w *work) fill(ctx context.Context) error {
 func (w *work) run(ctx context.Context, group int, d time.Duration) (o outcome, err error) {
 	begin := time.Now()
 	for o.elapsed < d {
-		for range group {
-			if err := w.update(w.rng.below(w.blocks)); err != nil {
+		for i := range group {
+			if i%checkEvery == 0 && ctx.Err() != nil {
+				return o, ctx.Err()
+			}
+			if err := w.update(w.rng.Uint64N(w.blocks)); err != nil {
 				return o, err
 			}
 		}
@@ -96,9 +104,6 @@ func (w *work) run(ctx context.Context, group int, d time.Duration) (o outcome, 
 		o.groups++
 		o.updates += uint64(group)
 		o.elapsed = time.Since(begin)
-		if err := ctx.Err(); err != nil {
-			return o, err
-		}
 	}
 	return o, nil
 }
@@ -121,26 +126,9 @@ func (w *work) verify() error {
 	return nil
 }
 
-// random is xorshift64*: a few instructions, so that it does not show in what is measured.
-type random uint64
-
-func (r *random) next() uint64 {
-	x := uint64(*r)
-	x ^= x >> 12
-	x ^= x << 25
-	x ^= x >> 27
-	*r = random(x)
-	return x * 0x2545F4914F6CDD1D
-}
-
-// below returns a number below n, which must be less than 2^32.
-func (r *random) below(n uint64) uint64 { return r.next() >> 32 * n >> 32 }
-
-func (r *random) fill(mem []byte) {
-	for i := 0; i+8 <= len(mem); i += 8 {
-		x := r.next()
-		for k := range 8 {
-			mem[i+k] = byte(x >> (8 * k))
-		}
-	}
+// contentsFrom fills mem with what does not compress, the same for the same seed.
+func contentsFrom(seed uint64, mem []byte) {
+	var key [32]byte
+	binary.LittleEndian.PutUint64(key[:], seed)
+	_, _ = rand.NewChaCha8(key).Read(mem) // never fails
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -68,14 +69,21 @@ WORKLOAD is "all" or some of:
 			return err
 		}
 		o.Progress = func(line string) { fmt.Fprintln(a.err, line) }
+		if flags.goFormat && a.json() {
+			return usage("give one of the two", "--go and --output json are both forms of the report")
+		}
 		measured, err := a.bench(c.Context(), o)
-		if err != nil {
+		if errors.Is(err, bench.ErrOptions) {
+			return usage("see \"farside bench --help\"", "%w", err)
+		}
+		r, isReport := measured.(benchReport)
+		if err != nil && (!isReport || len(r.Results) == 0) {
 			return err
 		}
-		if r, ok := measured.(benchReport); ok && flags.goFormat && !a.json() {
-			return r.WriteGo(a.out)
+		if isReport && flags.goFormat { // what was measured before an error is not lost
+			return errors.Join(err, r.WriteGo(a.out))
 		}
-		return a.print(measured)
+		return errors.Join(err, a.print(measured))
 	}
 	return c
 }
@@ -113,6 +121,9 @@ func (b *benchFlags) apply(o *bench.Options) error {
 		return usage("name it with --device, or give --loop tmpfs", "a benchmark needs one device, not %d", len(b.devices))
 	}
 	o.Device = b.devices[0]
+	if _, err := os.Stat(o.Device); errors.Is(err, os.ErrNotExist) {
+		return usage("check the name; a file must be there before, as \"truncate -s 4G FILE\" makes it", "%s does not exist", o.Device)
+	}
 	return mayOverwrite(b.devices, b.force)
 }
 
