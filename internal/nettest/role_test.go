@@ -2,9 +2,11 @@ package nettest_test
 
 import (
 	"context"
+	"encoding/binary"
 	"flag"
 	"fmt"
 	"math"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -156,6 +158,24 @@ func (r *role) status(into any) error {
 		return err
 	}
 	return proc.Ask(ctx, c, into)
+}
+
+// connections is how many TCP connections there are between the hosts of two roles, as this one's kernel has them: proc(5), net/tcp.
+func (r *role) connections(with *role) (n int, err error) {
+	var text []byte
+	r.host.Do(func() { text, err = os.ReadFile("/proc/thread-self/net/tcp") })
+	if err != nil {
+		return 0, err
+	}
+	ip := net.ParseIP(with.host.IP).To4()
+	remote := fmt.Sprintf("%08X:", binary.NativeEndian.Uint32(ip))
+	for line := range strings.Lines(string(text)) {
+		const established = "01"
+		if f := strings.Fields(line); len(f) > 3 && strings.HasPrefix(f[2], remote) && f[3] == established {
+			n++
+		}
+	}
+	return n, nil
 }
 
 // folder makes a folder for files and sockets, in memory where that can be.

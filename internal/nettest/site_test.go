@@ -3,6 +3,7 @@ package nettest_test
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -66,6 +67,15 @@ func newSite(t testing.TB, settings ...string) *site {
 		t.Cleanup(r.end)
 	}
 	c.awaitGroup("the first copy", func(s manager.Status) bool { return s.RecoveryPoint != nil })
+	for _, r := range []*role{c.p1, c.p2, c.s1, c.s2} { // else awaitApart would wait for nothing
+		await(t, r.Name+" to have a connection with the manager", func() error {
+			n, err := r.connections(c.m)
+			if err == nil && n == 0 {
+				err = errors.New("none is seen")
+			}
+			return err
+		})
+	}
 	c.writers = hosttest.Start(t, c.volumes, 1)
 	c.watched = watchCopies(c)
 	return c
@@ -108,6 +118,8 @@ func (c *site) write(r *role, text string) {
 
 func (c *site) primaries() []*role   { return []*role{c.p1, c.p2} }
 func (c *site) secondaries() []*role { return []*role{c.s1, c.s2} }
+
+func (c *site) roles() []*role { return []*role{c.m, c.p1, c.p2, c.s1, c.s2} }
 
 // finish wants the copies equal to the primaries after the last write, and every look at them before in order.
 func (c *site) finish() {
@@ -203,6 +215,19 @@ func (c *site) awaitDetached(p, s *role, because func(why string) bool) (why str
 	return why
 }
 
+// awaitApart waits until a role has no connection with another one any more. Where nothing of the other one arrives, and it makes no new
+// connections, only the role itself can have ended those that there were.
+func (c *site) awaitApart(r, other *role) {
+	c.t.Helper()
+	await(c.t, r.Name+" to give "+other.Name+" up", func() error {
+		n, err := r.connections(other)
+		if err == nil && n > 0 {
+			err = fmt.Errorf("%d connections", n)
+		}
+		return err
+	})
+}
+
 func anyReason(string) bool { return true }
 
 // awaitLeftBy waits until a secondary has no connection with a primary any more, and says why.
@@ -257,7 +282,7 @@ func (c *site) awaitMessage() event {
 	select {
 	case e := <-c.seenByFilter:
 		return e
-	case <-time.After(time.Minute):
+	case <-time.After(sitetest.Patience):
 		c.t.Fatal("the message never came")
 		return event{}
 	}
