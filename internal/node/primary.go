@@ -10,7 +10,6 @@ import (
 	"slices"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"github.com/farside-storage/farside/internal/config"
 	"github.com/farside-storage/farside/primary"
@@ -64,19 +63,6 @@ func ensureFile(v config.PrimaryVolume, log *slog.Logger) error {
 	}
 	log.Info("created file", "volume", v.Export(), "file", v.File, "size", v.Size.String())
 	return nil
-}
-
-// placeOf tells the contents of a volume from those of others: by the path of its device or file, and for a file that is made again under its name, by
-// its inode and birth. "" if it cannot be found out.
-func placeOf(v config.PrimaryVolume) string {
-	var st unix.Statx_t
-	if err := unix.Statx(unix.AT_FDCWD, v.Path(), 0, unix.STATX_TYPE|unix.STATX_INO|unix.STATX_BTIME, &st); err != nil {
-		return ""
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return v.Path()
-	}
-	return fmt.Sprintf("%s, inode %d of %d.%09d", v.Path(), st.Ino, st.Btime.Sec, st.Btime.Nsec)
 }
 
 // primaryGroups gathers volumes, sorted by group, and settles their sizes.
