@@ -164,7 +164,8 @@ func roomFor(dir string, size int64) error {
 		return &os.PathError{Op: "statfs", Path: dir, Err: err}
 	}
 	if free := int64(s.Bavail) * s.Bsize; size > free/10*9 {
-		return fmt.Errorf("%s has %d bytes free, too few for a device of %d: choose a smaller --size or another folder", dir, free, size)
+		return fmt.Errorf("%s has %d MiB free, too few for a device of %d MiB: make room there, or choose a smaller --size, or with --loop disk another folder by the variable TMPDIR",
+			dir, free>>20, size>>20)
 	}
 	return nil
 }
@@ -191,6 +192,9 @@ func (d *device) limit(o Options) error {
 func (d *device) fill(ctx context.Context) error {
 	d.dirty = true
 	_, err := drive(ctx, d, load{op: ring.OpWrite, size: sequentialPiece, depth: sequentialDepth, once: true}, 0)
+	if errors.Is(err, unix.ENOSPC) {
+		err = fmt.Errorf("%w: the filesystem of its file is full: make room there, or choose a smaller --size", err)
+	}
 	if err != nil {
 		return fmt.Errorf("write %s once in full: %w", d.what, err)
 	}

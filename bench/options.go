@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/farside-storage/farside/engine"
 	"github.com/farside-storage/farside/ring"
 )
@@ -118,24 +116,16 @@ func (o *Options) checkFolders() error {
 	return errors.Join(errs...)
 }
 
-// mayWriteIn says why files cannot be made in a folder, "": the current one.
+// mayWriteIn says why files cannot be made in a folder, "": the current one. Permissions alone do not tell that.
 func mayWriteIn(what, dir string) error {
 	if dir == "" {
 		dir = "."
 	}
-	info, err := os.Stat(dir)
-	if err == nil && !info.IsDir() {
-		err = &os.PathError{Op: "open", Path: dir, Err: unix.ENOTDIR}
-	}
-	if err == nil {
-		if e := unix.Access(dir, unix.W_OK); e != nil {
-			err = &os.PathError{Op: "write in", Path: dir, Err: e}
-		}
-	}
+	f, err := os.CreateTemp(dir, ".farside-bench-*")
 	if err != nil {
-		return fmt.Errorf("bench: folder of %s: %w: make it, or name another one", what, err)
+		return fmt.Errorf("bench: folder of %s: %w: make it, or choose another one", what, err)
 	}
-	return nil
+	return errors.Join(f.Close(), os.Remove(f.Name()))
 }
 
 func (o *Options) check() error {
