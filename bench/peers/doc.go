@@ -24,5 +24,7 @@
 //     its interface allows that.
 //   - Stores need not verify checksums and need not be able to revert; farside does and is.
 //   - After each run a sample of blocks is read back and compared. A store that lost one is an error, not a figure.
-//   - Loop devices, mounts and files are gone at the end, also after an interrupt.
+//   - Loop devices, mounts and files are gone at the end, also after an interrupt. Mounts are the program's own (a mount
+//     namespace), so that they, their loop device and servers go with it even if it is killed; an empty folder stays then.
+//   - A store whose programs are not installed is left out, and the report says so; asked for by name it is an error.
 package main

@@ -13,7 +13,7 @@ import (
 const (
 	pieceBlocks  = 64        // of one journal write: 256 KiB, its first block says where the others belong
 	journalParts = 2         // one is filled while the other is copied home
-	partPieces   = 2048      // 512 MiB each
+	mostPieces   = 2048      // of a part: 512 MiB
 	journalDepth = 256       // requests in flight, of both kinds
 	homeDepth    = 128       // of them copies
 	pieceBytes   = 64 * 4096 // pieceBlocks
@@ -29,10 +29,12 @@ type journal struct {
 
 	home  int64 // byte offset of block 0
 	parts [journalParts]part
-	now   int // the part that receives
-	at    int // block of the part that comes next
-	begun int // pieces of it handed to the device
-	reads []byte
+	// pieces of a part
+	pieces int
+	now    int // the part that receives
+	at     int // block of the part that comes next
+	begun  int // pieces of it handed to the device
+	reads  []byte
 }
 
 // part is one half of the journal, and the memory with the same contents.
@@ -51,6 +53,12 @@ const (
 	tagOther = 3 << 32
 )
 
+// partPieces is room for two groups, of the measured updates or of the first fill, with a limit.
+func partPieces(at place) int {
+	group := max(at.group, int(min(at.blocks, fillGroup)))
+	return min(2*(group/(pieceBlocks-1)+1), mostPieces)
+}
+
 func openJournal(_ context.Context, at place) (s store, err error) {
 	j := &journal{out: make([]ring.Completion, journalDepth)}
 	defer func() {
@@ -58,8 +66,9 @@ func openJournal(_ context.Context, at place) (s store, err error) {
 			err = errors.Join(err, j.close())
 		}
 	}()
-	const partBytes = partPieces * pieceBytes
-	j.home = journalParts * partBytes
+	j.pieces = partPieces(at)
+	partBytes := j.pieces * pieceBytes
+	j.home = int64(journalParts * partBytes)
 	if j.devs, err = ring.Open([]string{at.device}, ring.OpenOptions{Kind: ring.Uring}); err != nil {
 		return nil, err
 	}
@@ -71,7 +80,7 @@ func openJournal(_ context.Context, at place) (s store, err error) {
 	}
 	contentsFrom(7, j.arena.Bytes())
 	for i := range j.parts {
-		j.parts[i] = part{mem: j.arena.Bytes()[i*partBytes : (i+1)*partBytes], first: int64(i) * partBytes, places: map[uint64]int{}}
+		j.parts[i] = part{mem: j.arena.Bytes()[i*partBytes : (i+1)*partBytes], first: int64(i * partBytes), places: map[uint64]int{}}
 	}
 	j.reads = j.arena.Bytes()[journalParts*partBytes:]
 	if j.q, err = j.devs.NewQueue(ring.QueueOptions{Depth: journalDepth, Arenas: []*ring.Arena{j.arena}}); err != nil {
@@ -82,7 +91,7 @@ func openJournal(_ context.Context, at place) (s store, err error) {
 
 func (j *journal) space() ([]byte, error) {
 	p := &j.parts[j.now]
-	if j.at == partPieces*pieceBlocks { // the part is full: the group ends early
+	if j.at == j.pieces*pieceBlocks { // the part is full: the group ends early
 		if err := j.commit(); err != nil {
 			return nil, err
 		}

@@ -200,7 +200,7 @@ func one(ctx context.Context, m *medium, p peer, blocks uint64, s settings) (o o
 	go func() {
 		defer close(done)
 		runtime.LockOSThread() // and never unlocked: servers that a store starts end with the thread that started them
-		err = m.run(ctx, p, blocks, func(at place) (err error) {
+		err = m.run(ctx, p, blocks, s.group, func(at place) (err error) {
 			o, err = m.work(ctx, p, at, s)
 			return err
 		})

@@ -77,8 +77,8 @@ func (m *medium) close() error {
 }
 
 // run gives f the device as the peer wants it, and takes it back.
-func (m *medium) run(ctx context.Context, p peer, blocks uint64, f func(place) error) (err error) {
-	at := place{device: m.loop.Path, blocks: blocks}
+func (m *medium) run(ctx context.Context, p peer, blocks uint64, group int, f func(place) error) (err error) {
+	at := place{device: m.loop.Path, blocks: blocks, group: group}
 	if p.fs == "" {
 		return f(at)
 	}

@@ -46,6 +46,7 @@ type place struct {
 	device string // the device itself
 	dir    string // where its filesystem is mounted, if the peer wants one
 	blocks uint64 // of all volumes together
+	group  int    // updates of a consistency group
 }
 
 // volumes share the blocks evenly.

@@ -85,7 +85,7 @@ func regenerate(ctx context.Context) error {
 
 // controls are the workloads of the table of that name: they run roles as processes, and do not care for the device
 // of the other tables.
-var controls = []string{"reads-nbd", "writes-primary", "rpo", "group"}
+var controls = []string{"reads-nbd", "writes-primary", "rpo", "group", "idle"}
 
 // buildFarside makes the program whose roles some workloads run.
 func buildFarside(ctx context.Context) (program string, remove func(), err error) {
