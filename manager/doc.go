@@ -67,8 +67,9 @@
 //   - No CG is held while a change of the members is on its way to the log. Whoever is a member durably when a CG is
 //     held takes part in it.
 //   - A control that was removed takes part until the next boundary; an open revert is such a boundary too. So a
-//     control that is lost for good does not stop its group once an operator has removed it. A removed secondary
-//     keeps what it has, and nobody commands it any more. To come back, it needs a pool that was not in the group.
+//     control that is lost for good does not stop its group once an operator has removed it. A secondary that is
+//     there first takes back a link that was not decided. Then it keeps what it has, and nobody commands it any more.
+//     To come back it needs a pool that shows nothing of the group: another one, unless no CG was ever final on it.
 //   - An operator must also separate a removed control from those that stay. A primary that still has a copy on a
 //     removed secondary cannot drain a CG. A secondary cannot complete a CG while it has a volume of a removed
 //     primary. Status shows both as what the group waits for.

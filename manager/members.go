@@ -248,7 +248,7 @@ func (c *Core) changeMembers() {
 
 // letGo drops the members that were removed. What a secondary has, it keeps; nobody commands it any more.
 func (c *Core) letGo() {
-	if !c.leaving {
+	if !c.leaving || slices.ContainsFunc(c.sec, func(m *member) bool { return !c.members.Has(m.name) && c.goesBack(m) }) {
 		return
 	}
 	c.leaving = false
@@ -266,6 +266,12 @@ func (c *Core) letGo() {
 	case StateRelease:
 		c.tryFinish()
 	}
+}
+
+// goesBack says whether a secondary is about to take back a link that was not decided. One that is not connected, or
+// refuses, is not waited for.
+func (c *Core) goesBack(m *member) bool {
+	return c.st == StateReverting && (m.visit == visitAsked || m.visit == visitRevert) && (c.linkSent || m.stateKnown && m.state.Revertible())
 }
 
 // takeIn makes the next joining control that is ready a member, in two steps: durably, then in fact.

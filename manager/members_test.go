@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
+
+	"github.com/farside-storage/farside/wire"
 )
 
 // TestMembersUnderFaults adds and removes controls at any moment of a schedule with faults; the model checks the rules against the
@@ -191,6 +193,53 @@ func TestRemovingALostSecondary(t *testing.T) {
 			}) {
 				t.Error("the audit log does not say so")
 			}
+		})
+	}
+}
+
+// A secondary that is removed while its first CG is being linked takes that back before it is let go of, so that it can join again as it is.
+// One that is lost, or refuses, holds up nothing.
+func TestLeavingInTheFirstCG(t *testing.T) {
+	for _, end := range []string{"answers", "refuses", "is lost"} {
+		t.Run(end, func(t *testing.T) {
+			w := newWorldWith(t, 1, 1, 1, fastSettings())
+			w.progress()
+			if err := w.change("s2", "secondary"); err != nil {
+				t.Fatal(err)
+			}
+			s2 := w.sec[1]
+			w.until("s2 links its first CG", func() bool { return w.core.State() == StateLink && s2.linked > 0 })
+			if s2.final != 0 {
+				t.Fatalf("CG %d is its first", s2.final)
+			}
+			if err := w.change("s2", ""); err != nil {
+				t.Fatal(err)
+			}
+			for w.persistOne() {
+			}
+			w.disconnect("s1", "reset")
+			switch end {
+			case "refuses":
+				w.step(Received{"s2", &wire.Error{Code: wire.CodeState, Group: "g", CG: w.core.round, Text: "no"}})
+			case "is lost":
+				w.disconnect("s2", "reset")
+			}
+			if end != "answers" {
+				if w.takesPart("s2") {
+					t.Error("s2 is waited for")
+				}
+				return
+			}
+			w.until("s2 is let go of", func() bool { return !w.takesPart("s2") })
+			if s2.linked != 0 {
+				t.Fatalf("s2 shows CG %d, final %d", s2.linked, s2.final)
+			}
+			again, err := w.core.Members().With("s2", "secondary")
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.step(ChangeMembers{again})
+			w.until("s2 takes part again", func() bool { return w.takesPart("s2") })
 		})
 	}
 }
