@@ -45,9 +45,13 @@ func echo(t *testing.T, h *Host) string {
 func dial(t *testing.T, h *Host, addr string) net.Conn {
 	t.Helper()
 	var c net.Conn
-	var err error
-	h.Do(func() { c, err = net.DialTimeout("tcp", addr, time.Minute) })
-	check(t, err)
+	sitetest.Await(t, h.Name+" to reach "+addr, func() (err error) {
+		h.Do(func() { c, err = net.DialTimeout("tcp", addr, time.Minute) })
+		if err != nil && !errors.Is(err, syscall.EHOSTUNREACH) { // else nobody said for seconds who has the address: the switch was not run
+			err = sitetest.Hopeless(err)
+		}
+		return err
+	})
 	t.Cleanup(func() { c.Close() })
 	return c
 }
