@@ -84,21 +84,30 @@ type GroupState struct {
 	Discarded uint64 // CGs up to this that are not final were discarded
 	Receiving uint64 // newest CG of which anything was received, or that was discarded
 	Folded    bool   // every final CG is part of the pointer tables
-	Vacant    bool   // the group waits for no volume here: see [Group.CompleteVacant]
+	// Awaited counts the volumes that the group waits for here; 0: see [Group.CompleteVacant]. Lacking counts those
+	// of them that are not whole as of Final, LackingThen those that would not be if Complete were final.
+	Awaited, Lacking, LackingThen int
 }
 
 // State asks the control loop for the state of the group.
 func (g *Group) State(ctx context.Context) (GroupState, error) {
 	var told atomic.Pointer[GroupState] // ctx may end while the control loop is answering
 	err := g.pool.call(ctx, func(reply func(error)) {
-		s := &g.state
-		told.Store(&GroupState{g.name, s.epoch, s.final, s.linked, s.complete, s.through, g.receiving.Load(), len(g.live) == 0, g.awaited() == 0})
+		st := g.stateNow()
+		told.Store(&st)
 		reply(g.pool.failed())
 	})
 	if st := told.Load(); st != nil {
 		return *st, err
 	}
 	return GroupState{}, err
+}
+
+// stateNow is State. Control loop only.
+func (g *Group) stateNow() GroupState {
+	s := &g.state
+	lacking, then := g.lacking()
+	return GroupState{g.name, s.epoch, s.final, s.linked, s.complete, s.through, g.receiving.Load(), len(g.live) == 0, g.awaited(), lacking, then}
 }
 
 // Fence makes epoch the lowest one that the group obeys, durably.

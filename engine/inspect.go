@@ -14,8 +14,7 @@ func (p *Pool) Inspect() Inspection { return Inspection{p} }
 
 // State is [Group.State], as it stands.
 func (Inspection) State(g *Group) GroupState {
-	s := &g.state
-	return GroupState{g.name, s.epoch, s.final, s.linked, s.complete, s.through, g.receiving.Load(), len(g.live) == 0, g.awaited() == 0}
+	return g.stateNow()
 }
 
 // Look calls f for each virtual block of v in the view of this kind, with its place (0: unmapped, zeros) and the part

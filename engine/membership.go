@@ -214,6 +214,30 @@ func (g *Group) awaited() int {
 	return n
 }
 
+// lacking counts the volumes that the group waits for and that are not whole: now, and once the newest complete CG is
+// final.
+func (g *Group) lacking() (now, then int) {
+	for _, v := range g.volumes {
+		if v == nil || v.Membership().Standing != Awaited || v.Membership().Whole() {
+			continue
+		}
+		if now++; !g.makesWhole(g.state.complete, v) {
+			then++
+		}
+	}
+	return now, then
+}
+
+// makesWhole says whether the volume is whole once CG cg, which is complete, is final.
+func (g *Group) makesWhole(cg uint64, v *Volume) bool {
+	for _, l := range g.live {
+		if l.cg == cg {
+			return slices.ContainsFunc(l.whole, func(w wholeMark) bool { return w.vol == v && v.Membership().madeWhole(cg, w.turn).Whole() })
+		}
+	}
+	return false
+}
+
 // gap is a change of a volume's standing. It must not fall between the first part of a CG and its COMPLETE: that CG
 // was put together without it.
 type gap struct {

@@ -214,8 +214,17 @@ func TestPartOfAWholeVolumeIsRefused(t *testing.T) {
 		}
 		r.seal(n, a)
 	}
+	counts := func(what string, lacking, then int) {
+		t.Helper()
+		if st := r.state(g); st.Awaited != 2 || st.Lacking != lacking || st.LackingThen != then {
+			t.Fatalf("%s: %+v", what, st)
+		}
+	}
 	for n := uint64(1); n < 4; n++ {
 		cg(n, r.w.SealPartial)
+		if n == 1 {
+			counts("the first CG is complete", 2, 1)
+		}
 		r.commit(g, n)
 		if b.CheckWhole() == nil || !errors.Is(b.CheckWhole(), ErrNotWhole) || a.CheckWhole() != nil {
 			t.Fatalf("CG %d: %v, %v", n, a.Membership(), b.Membership())
@@ -225,7 +234,11 @@ func TestPartOfAWholeVolumeIsRefused(t *testing.T) {
 	if b.CheckWhole() == nil {
 		t.Fatal("whole by a CG that is not final")
 	}
+	counts("complete", 1, 0)
+	r.do(g.Link, 4)
+	counts("linked", 1, 0)
 	r.commit(g, 4)
+	counts("final", 0, 0)
 	if want := (Membership{Standing: Awaited, WholeSince: 4}); b.Membership() != want || b.CheckWhole() != nil {
 		t.Fatalf("%v", b.Membership())
 	}
@@ -266,7 +279,7 @@ func TestReq14_VacantGroupKeepsUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.settle()
-	if st := r.state(g); !st.Vacant || st.Complete != final { // nor by what it was asked, or got, before
+	if st := r.state(g); st.Awaited != 0 || st.Complete != final { // nor by what it was asked, or got, before
 		t.Fatalf("%+v", st)
 	}
 	offer(final+1, final+1)
@@ -281,7 +294,7 @@ func TestReq14_VacantGroupKeepsUp(t *testing.T) {
 	r.reopen()
 	a = r.vol("g", "a")
 	g = a.group
-	if st := r.state(g); !st.Vacant || st.Complete != final+6 || st.Final != final+1 {
+	if st := r.state(g); st.Awaited != 0 || st.Complete != final+6 || st.Final != final+1 {
 		t.Fatalf("after a restart: %+v", st)
 	}
 	r.commit(g, final+6)
@@ -297,7 +310,7 @@ func TestReq14_VacantGroupKeepsUp(t *testing.T) {
 	offer(final+7, final+6) // it waits for a
 	r.write(a, final+7, 0, 3)
 	r.seal(final+7, a)
-	if st := r.state(g); st.Vacant || st.Complete != final+7 {
+	if st := r.state(g); st.Awaited == 0 || st.Complete != final+7 {
 		t.Fatalf("%+v", st)
 	}
 	r.close()

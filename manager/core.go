@@ -113,7 +113,8 @@ type member struct {
 	held, thawed, drained   bool
 	blocks                  uint64 // of payload that it sent for the CG, once drained
 	complete, linked, final bool
-	vacantAsked             bool // it was asked to complete the CG without any volume
+	lacking                 uint64 // volumes that are not whole with the CG, once complete
+	vacantAsked             bool   // it was asked to complete the CG without any volume
 
 	// Primaries only: see ControlStatus.
 	heldTimes, holdTimes holdTimes
@@ -411,7 +412,7 @@ func (c *Core) fromSecondary(m *member, msg wire.Commanded) {
 	case *wire.State:
 		c.onState(m, *msg)
 	case *wire.Complete:
-		c.onComplete(m, msg.CG)
+		c.onComplete(m, msg.CG, msg.Lacking)
 	case *wire.Linked:
 		c.onLinked(m, msg.CG)
 	case *wire.Final:

@@ -35,6 +35,9 @@ func TestReq14_ManyControlsFormGroups(t *testing.T) {
 func TestReq06_Req08_RandomFaults(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		w := newWorld(rt, rapid.IntRange(1, 3).Draw(rt, "primaries"), rapid.IntRange(1, 3).Draw(rt, "secondaries"), fastSettings())
+		for _, s := range w.sec {
+			s.copying(rapid.Uint64Range(0, 2).Draw(rt, "volumes not whole"), 1)
+		}
 		f := &faults{w: w, rt: rt, lose: rapid.Bool().Draw(rt, "lose")}
 		steps := rapid.IntRange(50, 600).Draw(rt, "steps")
 		for range steps {
@@ -42,6 +45,7 @@ func TestReq06_Req08_RandomFaults(t *testing.T) {
 		}
 		f.heal()
 		w.progress()
+		w.until("a recovery point", func() bool { return w.core.Status(w.now).RecoveryPoint != nil })
 	})
 }
 

@@ -17,7 +17,8 @@
 //     restart reads the truth.
 //   - R4 Every command carries (epoch, n). Answers with another epoch or another n than expected are ignored. A peer
 //     that knows a higher epoch halts the group: another manager leads.
-//   - R5 CG n is reported as recovery point only after some secondary reported it final.
+//   - R5 CG n is reported as recovery point only after some secondary reported it final; and the first one of a group
+//     only if no secondary lacks a part of a volume with it.
 //   - R6 Readers see the last final CG while n is being linked. The secondary ensures this; the manager's part is to
 //     send RELEASE only after the decision.
 //   - A CG number that may have been sent to anybody is never given out again. Numbers are reserved durably, in blocks,
@@ -59,9 +60,9 @@
 //     with the others for as long as it is not connected. At the first boundary after that, three things happen. Its
 //     membership becomes durable. The open CG is discarded on every secondary, the new one included, because
 //     primaries may have sent the new one CGs that it was never told to link. The next CG, with the changes of the
-//     discarded one and the first copies to the new control, is the first with the new member. No drain timeout
-//     applies to that CG. Until it is final, the recovery point is the one from before, on the secondaries that have
-//     it.
+//     discarded one and the first part of the first copies to the new control, is the first with the new member. No drain
+//     timeout applies to that CG. Until it is final, the recovery point is the one from before, on the secondaries that
+//     have it.
 //   - A CG that is being drained is given up when a control is ready to join, or is removed: it may be waiting for just
 //     that control. Its changes are in the next CG.
 //   - No CG is held while a change of the members is on its way to the log. Whoever is a member durably when a CG is
@@ -77,6 +78,22 @@
 //   - A manager that starts without its log uses the configuration. If the configuration has a control on which no CG
 //     was ever final, and others on which one was, then that control may just have joined, or may have lost its pool;
 //     only an operator knows which. The manager refuses, and says what there is to choose between.
+//
+// # First copies
+//
+// The first copy of a new group takes many CGs: a secondary needs memory for each block of a CG that is open, so that one
+// CG with all of a large volume could be more than it has; and what is final is not sent again. These CGs are formed
+// like all others, and bring the copies forward. But a CG that leaves a part of a volume out is not yet a state of the
+// group. So each secondary says with COMPLETE(n) how many of its volumes would not be whole with n, and the decision for
+// n says whether the group still has no recovery point with it (Decision.FirstCopy). The first decision that does not say
+// so is for the first recovery point. Until then status says how many volumes are whole.
+//
+//   - The group keeps what it has reached. Whoever starts reads it in the newest decision. A volume that joins later is
+//     not whole for a while, and takes nothing from the recovery points of the others.
+//   - With the log lost, secondaries can say which volumes are whole, not what there was before one joined. So if one is
+//     not whole, the group has no recovery point until it is.
+//   - A volume that is deleted or set aside does not count from the next CG on. Nor does one to which no primary has
+//     attached yet: see package engine, Standing.
 //
 // # Vacant secondaries
 //

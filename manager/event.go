@@ -115,6 +115,9 @@ type Decision struct {
 	Epoch uint64 `json:"epoch"`
 	// Cut is the manager's clock at the cut; zero if not known (a decision reconstructed without the log).
 	Cut time.Time `json:"cut"`
+	// FirstCopy: the group never had a recovery point, and with this CG it still has none: it leaves a part of the first copy of a volume
+	// out.
+	FirstCopy bool `json:"first_copy,omitempty"`
 	// Primaries and Secondaries took part in the CG.
 	Primaries   []string `json:"primaries"`
 	Secondaries []string `json:"secondaries"`

@@ -247,7 +247,7 @@ func (x *fakeSecondary) take(h wire.Command, m wire.Message) []answer {
 	switch m := m.(type) {
 	case *wire.Fence, *wire.Query:
 		h.CG = x.linked
-		return []answer{{x.conn, &wire.State{Command: h, Final: x.final, Linked: x.linked, Complete: x.complete, Receiving: max(x.number, x.complete)}}}
+		return []answer{{x.conn, &wire.State{Command: h, Final: x.final, Linked: x.linked, Complete: x.complete, Receiving: max(x.number, x.complete), Awaited: 1}}}
 	case *wire.Link:
 		x.linked = h.CG
 		return []answer{{x.conn, &wire.Linked{Command: h}}}

@@ -36,7 +36,7 @@ func TestLogKeepsWhatAManagerMustKnow(t *testing.T) {
 	}
 	set, yes := DefaultSettings(), true
 	set.Interval = 7 * time.Second
-	d := Decision{CG: 5, Epoch: 1, Cut: time.Unix(77, 5).UTC(), Primaries: []string{"p"}, Secondaries: []string{"s", "t"}}
+	d := Decision{CG: 5, Epoch: 1, Cut: time.Unix(77, 5).UTC(), FirstCopy: true, Primaries: []string{"p"}, Secondaries: []string{"s", "t"}}
 	for _, r := range []Record{
 		{Decided: &Decision{CG: 4}}, {Decided: &d}, {Reserve: 70}, {Settings: &set}, {Paused: &yes},
 	} {

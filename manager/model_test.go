@@ -23,13 +23,14 @@ type tester interface {
 const unopened = math.MaxUint64 // tag of writes before the first OPEN
 
 type world struct {
-	t     tester
-	group Group
-	set   Settings
-	now   time.Time
-	core  *Core
-	timer time.Time
-	epoch uint64
+	pointed bool // a recovery point was reported, ever
+	t       tester
+	group   Group
+	set     Settings
+	now     time.Time
+	core    *Core
+	timer   time.Time
+	epoch   uint64
 
 	rec      Recovered // durable log
 	persists []Persist
@@ -96,19 +97,23 @@ type mframe struct {
 }
 
 type msec struct {
-	name                     string
-	inst                     byte
-	epoch                    uint64
-	final, linked, complete  uint64
-	through                  uint64
-	image                    map[int]bool
-	compl                    map[uint64]map[int]bool
-	recv                     []map[uint64]map[int]bool // per primary and CG
-	cnt                      []map[uint64]int
-	mani                     []map[uint64]bool
-	failed                   string
-	mute, refuse             int
-	vacant                   bool // all volumes are gone: nothing is sent to it
+	name                    string
+	inst                    byte
+	epoch                   uint64
+	final, linked, complete uint64
+	through                 uint64
+	image                   map[int]bool
+	compl                   map[uint64]map[int]bool
+	recv                    []map[uint64]map[int]bool // per primary and CG
+	cnt                     []map[uint64]int
+	mani                    []map[uint64]bool
+	failed                  string
+	mute, refuse            int
+	vacant                  bool // all volumes are gone: nothing is sent to it
+	// Of its volumes, lackFinal are not whole as of the final CG, lackAt with a CG that was complete, and lacks with the
+	// next one. Each final CG makes as many of them whole as brings says.
+	lacks, brings, lackFinal uint64
+	lackAt                   map[uint64]uint64
 	linkedBack, discardCalls int
 }
 
@@ -130,7 +135,7 @@ func newWorldWith(t tester, nP, nS, spare int, set Settings) *world {
 		w.link[p.name] = &mlink{}
 	}
 	for i := range nS {
-		s := &msec{name: fmt.Sprintf("s%d", i+1), image: map[int]bool{}, compl: map[uint64]map[int]bool{}}
+		s := &msec{name: fmt.Sprintf("s%d", i+1), image: map[int]bool{}, compl: map[uint64]map[int]bool{}, lackAt: map[uint64]uint64{}}
 		s.forget(nP)
 		w.sec = append(w.sec, s)
 		w.group.Secondaries = append(w.group.Secondaries, s.name)
@@ -179,7 +184,7 @@ func (w *world) remake(name string) {
 	}
 	for i, s := range w.sec {
 		if s.name == name {
-			*s = msec{name: name, inst: s.inst + 1, epoch: s.epoch, image: map[int]bool{}, compl: map[uint64]map[int]bool{}}
+			*s = msec{name: name, inst: s.inst + 1, epoch: s.epoch, image: map[int]bool{}, compl: map[uint64]map[int]bool{}, lackAt: map[uint64]uint64{}}
 			s.forget(len(w.prim))
 			for _, p := range w.prim {
 				p.data[i], p.sent[i] = nil, map[uint64]int{}
@@ -386,6 +391,12 @@ func (w *world) checkStatus() {
 	if !slices.ContainsFunc(w.sec, func(s *msec) bool { return s.final >= *st.RecoveryPoint || removed(s) }) {
 		w.t.Fatalf("R5: recovery point %d reported, no secondary has it final", *st.RecoveryPoint)
 	}
+	for _, s := range w.sec {
+		if lacks := s.lackAt[*st.RecoveryPoint]; lacks > 0 && !w.pointed {
+			w.t.Fatalf("R5: recovery point %d reported, %d volumes are not whole with it on %s", *st.RecoveryPoint, lacks, s.name)
+		}
+	}
+	w.pointed = true
 }
 
 func head(m wire.Message) wire.Command { return *m.(wire.Commanded).Head() }
@@ -663,8 +674,16 @@ func (w *world) tryComplete(s *msec, cg uint64) {
 }
 
 func (w *world) completed(s *msec, cg uint64, set map[int]bool) {
-	s.compl[cg], s.complete = set, cg
-	w.reply(s.name, &wire.Complete{Command: wire.Command{Group: w.group.Name, Epoch: s.epoch, CG: cg}})
+	s.compl[cg], s.complete, s.lackAt[cg] = set, cg, s.lacks
+	w.reply(s.name, &wire.Complete{Command: wire.Command{Group: w.group.Name, Epoch: s.epoch, CG: cg}, Awaited: modelVolumes, Lacking: s.lacks})
+}
+
+// modelVolumes is how many volumes a secondary has that is not vacant.
+const modelVolumes = 3
+
+// copying has a secondary begin with so many volumes that are not whole; each final CG brings so many of them.
+func (s *msec) copying(volumes, brings uint64) {
+	s.lacks, s.lackFinal, s.brings = volumes, volumes, brings
 }
 
 // secAsked: a vacant secondary completes what every primary has sent.
@@ -688,7 +707,14 @@ func (s *msec) state(h wire.Command) wire.State {
 		}
 	}
 	h.CG, h.Epoch = s.linked, s.epoch
-	return wire.State{Command: h, Final: s.final, Linked: s.linked, Complete: s.complete, Receiving: recv, Failed: s.failed, Vacant: s.vacant}
+	awaited, then := uint64(modelVolumes), s.lackFinal
+	if s.vacant {
+		awaited = 0
+	}
+	if s.complete > s.final {
+		then = s.lackAt[s.complete]
+	}
+	return wire.State{Command: h, Final: s.final, Linked: s.linked, Complete: s.complete, Receiving: recv, Failed: s.failed, Awaited: awaited, Lacking: s.lackFinal, LackingThen: then}
 }
 
 func (w *world) secTakes(s *msec, m Send) {
@@ -740,6 +766,8 @@ func (w *world) secRelease(s *msec, h wire.Command) {
 		}
 		delete(s.compl, h.CG)
 		s.final = h.CG
+		s.lackFinal = s.lackAt[h.CG]
+		s.lacks = s.lackFinal - min(s.brings, s.lackFinal)
 		w.checkCommon()
 	}
 	w.reply(s.name, &wire.Final{Command: h})

@@ -123,7 +123,7 @@ func (c *Core) onState(s *member, st wire.State) {
 			return
 		}
 		// A completed CG is durable, so a report of it counts like Complete itself.
-		c.onComplete(s, st.Complete)
+		c.onComplete(s, st.Complete, st.LackingThen)
 	}
 }
 

@@ -56,7 +56,7 @@ func (c *Core) waiting() string {
 			return s.name + " failed: " + s.state.Failed
 		}
 	}
-	if all(c.sec, func(m *member) bool { return m.state.Vacant }) {
+	if all(c.sec, func(m *member) bool { return m.state.Vacant() }) {
 		return "no secondary waits for a volume of the group: there would be no copy of what a CG has. Add a volume (farside group add-volume)"
 	}
 	return ""
@@ -162,9 +162,10 @@ func (c *Core) drainDeadline() time.Time {
 	return c.cutTime.Add(c.settings.DrainTimeout)
 }
 
-// firstCopy says whether a control takes part that had no part in the last decision: then the CG holds a whole copy.
+// firstCopy says whether the CG may hold much of a first copy: the group has no recovery point yet, or a control takes
+// part that had no part in the last decision.
 func (c *Core) firstCopy() bool {
-	if c.final == 0 || c.decided.CG == 0 {
+	if c.final == 0 || !c.founded() {
 		return true
 	}
 	return !c.took(c.prim, c.decided.Primaries) || !c.took(c.sec, c.decided.Secondaries)
@@ -189,9 +190,9 @@ func (c *Core) onDrained(m *member, d wire.Drained) {
 	}
 }
 
-func (c *Core) onComplete(m *member, cg uint64) {
+func (c *Core) onComplete(m *member, cg, lacking uint64) {
 	if (c.st == StateThaw || c.st == StateDrain) && cg == c.round {
-		m.complete = true
+		m.complete, m.lacking = true, lacking
 	}
 }
 
@@ -226,7 +227,7 @@ func (c *Core) askVacant() {
 		return
 	}
 	for _, s := range c.sec {
-		if s.fresh && s.state.Vacant && !s.complete && !s.vacantAsked {
+		if s.fresh && s.state.Vacant() && !s.complete && !s.vacantAsked {
 			s.vacantAsked = true
 			c.query(s)
 		}
@@ -243,6 +244,7 @@ func (c *Core) onLinked(m *member, cg uint64) {
 	}
 	if all(c.sec, func(m *member) bool { return m.linked || joined(m) }) {
 		c.decide(Decision{CG: c.round, Epoch: c.epoch, Cut: c.cutTime,
+			FirstCopy: c.leavesOut(func(s *member) uint64 { return s.lacking }) && !plant.On(plant.PointEarly),
 			Primaries: memberNames(c.prim), Secondaries: memberNames(c.sec)})
 	}
 }
@@ -321,13 +323,16 @@ func (c *Core) onFinal(m *member, cg uint64) {
 	c.noteFinal(cg)
 	if c.st == StateRelease && cg == c.round {
 		m.final, m.state.Final, m.state.Linked, m.state.CG = true, cg, cg, cg
+		if m.complete { // in this round
+			m.state.Lacking = m.lacking
+		}
 		c.tryFinish()
 	}
 }
 
-// noteFinal takes note of a CG that is final somewhere, and is thereby a recovery point (R5).
+// noteFinal takes note of the decided CG, which is final somewhere, and is thereby a recovery point (R5).
 func (c *Core) noteFinal(n uint64) {
-	if n <= c.stats.point {
+	if n <= c.stats.point || !c.founded() {
 		return
 	}
 	if c.stats.cutKnown {
@@ -344,7 +349,7 @@ func (c *Core) tryFinish() {
 		return
 	}
 	c.final = c.round
-	c.audit(EntryFinal, c.round, "", "final on every secondary", "recovery point")
+	c.audit(EntryFinal, c.round, "", "final on every secondary", c.pointText())
 	if c.starting {
 		c.abandon(CauseStart, "manager start")
 		return

@@ -99,7 +99,7 @@ func (c *Core) planFromControls(p Plan) {
 		c.halt("recovery without the decision log: " + p.Why)
 	case PlanRevert:
 		c.final = p.CG
-		c.decided = Decision{CG: p.CG, Primaries: memberNames(c.prim), Secondaries: memberNames(c.sec)}
+		c.decided = c.provenDecision(p.CG)
 		if p.CG > 0 {
 			// The controls prove it; without a record, a control that joins later would make the next start refuse to
 			// decide.
@@ -123,7 +123,15 @@ func (c *Core) rebuildDecision(p Plan) {
 		s.final = s.state.Final == p.CG
 	}
 	c.round = p.CG
-	c.decide(Decision{CG: p.CG, Epoch: c.epoch, Primaries: memberNames(c.prim), Secondaries: memberNames(c.sec)})
+	d := c.provenDecision(p.CG)
+	d.Epoch = c.epoch
+	c.decide(d)
+}
+
+// provenDecision is the decision for a CG as the controls prove it.
+func (c *Core) provenDecision(n uint64) Decision {
+	return Decision{CG: n, FirstCopy: c.leavesOut(func(s *member) uint64 { return lackingAt(s.state, n) }),
+		Primaries: memberNames(c.prim), Secondaries: memberNames(c.sec)}
 }
 
 func (c *Core) controlStates() []ControlState {

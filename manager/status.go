@@ -125,8 +125,11 @@ type Status struct {
 	Settings Settings `json:"settings"`
 
 	OpenCG uint64 `json:"open_cg"` // 0: none opened yet
-	// RecoveryPoint is the newest CG that a secondary reported final (R5); nil until that is known.
+	// RecoveryPoint is the newest CG that a secondary reported final (R5); nil until that is known, and during
+	// FirstCopy.
 	RecoveryPoint *uint64 `json:"recovery_point"`
+	// FirstCopy is nil if the group has had a recovery point, or that is not known.
+	FirstCopy *FirstCopy `json:"first_copy,omitempty"`
 	// RecoveryCut is the time of its cut, by the manager's clock.
 	RecoveryCut *time.Time `json:"recovery_cut"`
 	// RPOMillis is the age of the recovery point now.
@@ -201,6 +204,7 @@ func (c *Core) Status(now time.Time) Status {
 		cut := c.stats.cut
 		s.RecoveryCut, s.RPOMillis = &cut, millis(now.Sub(cut))
 	}
+	s.FirstCopy = c.firstCopyStatus()
 	s.Waiting, s.Members = c.awaited(), c.membersStatus()
 	for _, m := range slices.Concat(c.prim, c.sec) {
 		s.Controls = append(s.Controls, c.controlStatus(m, now))
@@ -231,7 +235,7 @@ func (c *Core) controlStatus(m *member, now time.Time) ControlStatus {
 	st, at := m.state, m.stateAt
 	s.Linked, s.Final, s.Complete, s.Receiving = &st.Linked, &st.Final, &st.Complete, &st.Receiving
 	s.FreeBlocks, s.PoolFull, s.Failed, s.ReportedAt = &st.FreeBlocks, st.PoolFull, st.Failed, &at
-	s.Vacant = st.Vacant
+	s.Vacant = st.Vacant()
 	if c.open > st.Final {
 		lag := c.open - st.Final
 		s.LagCGs = &lag
@@ -259,6 +263,9 @@ func (c *Core) alerts(now time.Time) []string {
 	if c.stats.halted != "" {
 		add("halted: %s", c.stats.halted)
 	}
+	if f := c.firstCopyStatus(); f != nil {
+		add("%v: the group has no recovery point before all of them are", f)
+	}
 	if c.rpoOver(now) {
 		add("RPO %v is above the threshold of %v", now.Sub(c.stats.cut).Round(time.Millisecond), c.settings.RPOAlert)
 	}
@@ -278,7 +285,7 @@ func (c *Core) alerts(now time.Time) []string {
 		if m.state.PoolFull {
 			add("%s: the pool is full", m.name)
 		}
-		if m.state.Vacant {
+		if m.role == wire.RoleSecondary && m.stateKnown && m.state.Vacant() {
 			add("%s waits for no volume of the group: the recovery point is not there. Add a volume (farside group add-volume), or remove the control (farside group remove-control)", m.name)
 		}
 		if m.state.Failed != "" {

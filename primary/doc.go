@@ -39,10 +39,9 @@
 //
 // First copies
 //
-//   - A copy that is whole is caught up with within one CG, however much it lacks. So is the first copy of a group
-//     without a recovery point: no recovery point could stand still meanwhile, and the first one that is reported must
-//     include all volumes.
-//   - In a group with a recovery point, the first copy to a volume that is not whole is spread over CGs. Its blocks
+//   - A copy that is whole is caught up with within one CG, however much it lacks.
+//   - The first copy to a volume that is not whole is spread over CGs, also in a group of which nothing is final yet: the
+//     manager reports no recovery point before the secondaries say that all volumes are whole. Its blocks
 //     are pending; a spread copy has no catch-up bits. A CG does not wait for pending blocks, and its manifest says
 //     Partial. When a pending block has been read, it is queued in the open CG and joins changed of that CG, so that
 //     an abandon makes exactly these blocks pending again. A host write that is queued removes its blocks from

@@ -6,12 +6,12 @@ import (
 	"github.com/farside-storage/farside/internal/plant"
 )
 
-// A first copy in a group that has a recovery point is spread over CGs: its blocks are pending, and each CG brings
-// some of them, while all other volumes go on as always. See the invariants in the package comment.
+// A first copy is spread over CGs: its blocks are pending, and each CG brings some of them, while all other volumes go
+// on as always. See the invariants in the package comment.
 
 // maySpread says whether the first copy may take more than one CG. The secondary does not show the volume before it
 // is whole, so that nobody sees a part of it.
-func (r *replica) maySpread() bool { return r.hole && r.volume.group.final != 0 }
+func (r *replica) maySpread() bool { return r.hole }
 
 // lack notes blocks that are still to be sent.
 func (r *replica) lack(first, count uint64) {

@@ -87,6 +87,81 @@ func TestFirstCopyIsSpreadOverCGs(t *testing.T) {
 	w.round()
 }
 
+// fresh is a group of which nothing is final, with a first copy that ends when nothing is left.
+func fresh(t *testing.T) *world {
+	t.Helper()
+	opt := testOptions()
+	opt.FirstCopyRest = 1
+	w := newWorld(t, opt, testSpec())
+	for _, p := range w.peers {
+		p.connect()
+	}
+	w.openCG(1)
+	return w
+}
+
+// The copies of a new group are spread, too: what a CG brought is not sent again once it is final, whatever is given up
+// and restarted.
+func TestFirstCopyOfANewGroupIsSpread(t *testing.T) {
+	w := fresh(t)
+	w.bring(4)
+	w.cutNow()
+	lacks := left(w)
+	if w.final != 1 || lacks == 0 || lacks >= testBlocks || w.peers[0].whole[0] {
+		t.Fatalf("CG %d is final, %d of %d blocks are left, whole: %t", w.final, lacks, testBlocks, w.peers[0].whole[0])
+	}
+	w.bring(3)
+	w.hold(time.Second)
+	w.bring(0)
+	w.thaw()
+	w.bring(0)
+	w.abandon()
+	if now := left(w); now != lacks {
+		t.Fatalf("%d blocks are left after the abandon, %d were when CG 1 was final", now, lacks)
+	}
+	w.bring(3)
+	w.peers[0].drop(nil)
+	w.peers[0].restart()
+	w.peers[0].connect()
+	if now := left(w); now != lacks {
+		t.Fatalf("%d blocks are left after the restart of the secondary, %d were when CG 1 was final", now, lacks)
+	}
+	w.bring(2)
+	w.cutNow()
+	if now := left(w); now >= lacks {
+		t.Fatalf("%d blocks are left, %d were before", now, lacks)
+	}
+	w.settle()
+	w.round() // the model compares what is whole
+	if s := copyOf(w); !w.peers[0].whole[0] || !s.FirstCopyDone {
+		t.Fatalf("%+v", s)
+	}
+}
+
+// The primary loses power while nothing is final yet, and again later.
+func TestPrimaryRestartsInAFirstCopyOfANewGroup(t *testing.T) {
+	w := fresh(t)
+	w.bring(3)
+	for range 2 {
+		w.crash(func() int { return 0 }, 0)
+		for _, p := range w.peers {
+			p.connect()
+		}
+		w.abandon()
+		w.bring(3)
+		w.cutNow()
+		if w.peers[0].whole[0] {
+			t.Fatal("whole after a few reads")
+		}
+		w.bring(2)
+	}
+	w.settle()
+	w.round()
+	if s := copyOf(w); !w.peers[0].whole[0] || !s.FirstCopyDone {
+		t.Fatalf("%+v", s)
+	}
+}
+
 // What is left may go with one CG, so that the copy ends where hosts write without end.
 func TestRestOfAFirstCopyGoesWithOneCG(t *testing.T) {
 	w, p := joined(t)

@@ -57,8 +57,8 @@ func TestCutCGGoesOnWhenAVolumeWasMadeAgain(t *testing.T) {
 	}
 }
 
-// Where the group has no recovery point, such a CG would make one with holes.
-func TestCutCGIsLostWithoutRecoveryPoint(t *testing.T) {
+// Some of the CG was sent to the volume that is not there any more.
+func TestCutCGIsLostWithAVolumeMadeAgain(t *testing.T) {
 	w := newWorld(t, testOptions(), testSpec())
 	for _, p := range w.peers {
 		p.connect()

@@ -214,15 +214,18 @@ func TestAttachOfAnOldList(t *testing.T) {
 	w.round()
 }
 
-// TestVolumeLeavesByHalves: one connection leaves the volume out while another one has all of its first copy in the open
+// TestVolumeLeavesByHalves: one connection leaves the volume out while another one has all of its copy in the open
 // CG. The secondary that is told nothing of the volume waits for it, so that this CG would never be complete.
 func TestVolumeLeavesByHalves(t *testing.T) {
 	spec := testSpec()
 	spec[0].Volumes[1].Secondaries = spec[0].Volumes[0].Secondaries
 	w := newWorld(t, testOptions(), spec)
+	for i := range w.peers[0].whole { // so that the copy is not spread over CGs
+		w.peers[0].whole[i] = true
+	}
 	w.peers[0].connect()
 	w.openCG(1)
-	w.settle() // all of the first copy to one secondary is sent
+	w.settle() // all of the copy to one secondary is sent
 	if err := w.remove("a"); err != nil {
 		t.Fatal(err)
 	}

@@ -109,7 +109,7 @@ func genMessage(t *rapid.T, ty Type) Message {
 		return &Query{genCommand(t), boolean()}
 	case TypeState:
 		return &State{Command: genCommand(t), Final: genU64(t), Linked: genU64(t), Complete: genU64(t), Receiving: genU64(t),
-			PoolFull: boolean(), Failed: genText(t), Instance: genUUID(t), FreeBlocks: genU64(t), Vacant: boolean()}
+			PoolFull: boolean(), Failed: genText(t), Instance: genUUID(t), FreeBlocks: genU64(t), Awaited: genU64(t), Lacking: genU64(t), LackingThen: genU64(t)}
 	case TypeRevert:
 		return &Revert{Command: genCommand(t), Discard: boolean(), Through: genU64(t), Final: genU64(t)}
 	case TypeLost:

@@ -135,7 +135,15 @@ func (m *State) fields(c *coder) {
 	c.text("failed", &m.Failed)
 	c.uuid("instance", &m.Instance)
 	c.u64("free blocks", &m.FreeBlocks)
-	c.boolean("vacant", &m.Vacant)
+	c.u64("awaited", &m.Awaited)
+	c.u64("lacking", &m.Lacking)
+	c.u64("lacking then", &m.LackingThen)
+}
+
+func (m *Complete) fields(c *coder) {
+	m.Command.fields(c)
+	c.u64("awaited", &m.Awaited)
+	c.u64("lacking", &m.Lacking)
 }
 
 func (m *Query) fields(c *coder) {

@@ -216,7 +216,12 @@ type Query struct {
 }
 
 // Complete tells the manager that CG n is complete and durable on this secondary. Unsolicited.
-type Complete struct{ Command }
+type Complete struct {
+	Command
+	// Awaited counts the volumes of the group that the secondary waits for. Of these, Lacking do not have all of
+	// their first copy with CG n.
+	Awaited, Lacking uint64
+}
 
 // Link makes the CG pointer table of CG n part of the linked view.
 type Link struct{ Command }
@@ -257,8 +262,13 @@ type State struct {
 	Failed     string // why the control does not acknowledge, "" if it does
 	Instance   UUID
 	FreeBlocks uint64
-	Vacant     bool // it waits for no volume of the group: see Query.Drained
+	// Awaited counts the volumes of the group that it waits for. Of these, Lacking are not whole as of Final, and
+	// LackingThen would not be if Complete were final.
+	Awaited, Lacking, LackingThen uint64
 }
+
+// Vacant says whether the control waits for no volume of the group: see Query.Drained.
+func (s State) Vacant() bool { return s.Awaited == 0 }
 
 // Revertible says whether the control's newest linked CG can be reverted.
 func (s State) Revertible() bool { return s.Linked > s.Final }

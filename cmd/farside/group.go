@@ -21,13 +21,15 @@ import (
 
 // groupInfo is a group of a manager. What is not known is null.
 type groupInfo struct {
-	Group         string           `json:"group"`
-	State         string           `json:"state"`
-	Paused        bool             `json:"paused"`
-	Waiting       string           `json:"waiting"` // what for, "" if not for anything
-	RecoveryPoint *uint64          `json:"recovery_point"`
-	RPOMillis     *float64         `json:"rpo_ms"`
-	Settings      manager.Settings `json:"settings"`
+	Group         string  `json:"group"`
+	State         string  `json:"state"`
+	Paused        bool    `json:"paused"`
+	Waiting       string  `json:"waiting"` // what for, "" if not for anything
+	RecoveryPoint *uint64 `json:"recovery_point"`
+	// FirstCopy is how far the first copy is of a group that never had a recovery point.
+	FirstCopy *manager.FirstCopy `json:"first_copy,omitempty"`
+	RPOMillis *float64           `json:"rpo_ms"`
+	Settings  manager.Settings   `json:"settings"`
 	// Members are the controls, as the decision log or else the configuration has them.
 	Members manager.MembersStatus `json:"members"`
 	Alerts  []string              `json:"alerts"`
@@ -35,7 +37,7 @@ type groupInfo struct {
 
 func groupInfoOf(s manager.Status) groupInfo {
 	return groupInfo{Group: s.Group, State: s.State.String(), Paused: s.Paused, Waiting: s.Waiting, RecoveryPoint: s.RecoveryPoint,
-		RPOMillis: s.RPOMillis, Settings: s.Settings, Members: s.Members, Alerts: append([]string{}, s.Alerts...)}
+		FirstCopy: s.FirstCopy, RPOMillis: s.RPOMillis, Settings: s.Settings, Members: s.Members, Alerts: append([]string{}, s.Alerts...)}
 }
 
 type groupList struct {
@@ -48,8 +50,11 @@ func (l groupList) writeText(w io.Writer) error {
 	fmt.Fprintln(t, "GROUP\tSTATE\tRECOVERY POINT\tRPO\tINTERVAL\tCOORDINATION TIMEOUT\tDRAIN TIMEOUT\tRPO ALERT\tALERTS")
 	for _, g := range l.Groups {
 		point, rpo := "unknown", "unknown"
-		if g.RecoveryPoint != nil {
+		switch {
+		case g.RecoveryPoint != nil:
 			point = fmt.Sprint(*g.RecoveryPoint)
+		case g.FirstCopy != nil:
+			point = g.FirstCopy.String()
 		}
 		if g.RPOMillis != nil {
 			rpo = time.Duration(*g.RPOMillis * float64(time.Millisecond)).Round(time.Millisecond).String()
@@ -267,8 +272,8 @@ func (a *app) groupAddCommand() *cobra.Command {
 	c.Long = `Add a control to a group while it runs.
 
 The control takes part from a new consistency group on, once it is connected. Until then the group goes on without it.
-Its volumes are copied as a whole within that first consistency group; until it is final, the recovery point from
-before stays.
+Until that one is final, the recovery point from before stays. The first copies of its volumes are spread over further
+ones; each is served once it is whole.
 
 From then on the decision log has priority over the manager's configuration file: write the change there as well. To
 add a volume of controls that are members already, use "farside group add-volume".`

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/farside-storage/farside/internal/config"
+	"github.com/farside-storage/farside/internal/node"
 	"github.com/farside-storage/farside/manager"
 	"github.com/farside-storage/farside/wire"
 )
@@ -39,6 +40,23 @@ func fakeManager(_ context.Context, at config.Address, change *wire.GroupChange)
 	bank := manager.Status{Group: "bank", State: manager.StateStarting, Paused: true, Waiting: "every secondary must say what its links show; missing: unix:/s1",
 		Settings: manager.DefaultSettings(), Alerts: []string{"unix:/s1 is not connected"}}
 	return manager.NodeStatus{Node: "m1", Role: "manager", Groups: []manager.Status{bank, shop}}, nil
+}
+
+// TestFirstCopyIsSaid: of a group that never had a recovery point, list and recover say how far it is.
+func TestFirstCopyIsSaid(t *testing.T) {
+	f := manager.FirstCopy{Volumes: 3, Whole: 1}
+	var list, recovered strings.Builder
+	err := groupList{Groups: []groupInfo{groupInfoOf(manager.Status{Group: "shop", FirstCopy: &f})}}.writeText(&list)
+	if err != nil || !strings.Contains(list.String(), "first copy, 1 of 3 volumes whole") {
+		t.Errorf("%v\n%s", err, list.String())
+	}
+	g := groupRecovered{GroupRecovery: node.GroupRecovery{Group: "shop", Plan: manager.Plan{CG: 7}, FirstCopy: manager.ExplainFirstCopy(manager.Recovered{}, f)}, Applied: true}
+	err = g.writeText(&recovered)
+	for _, part := range []string{"  first copy, 1 of 3 volumes whole. ", "every control shows CG 7, which is no recovery point"} {
+		if err != nil || !strings.Contains(recovered.String(), part) {
+			t.Errorf("%v; %q is missing in\n%s", err, part, recovered.String())
+		}
+	}
 }
 
 // groupKeys are the JSON keys of a group, under a path.

@@ -26,7 +26,7 @@ type recoverReport struct {
 type groupRecovered struct {
 	node.GroupRecovery
 	// Applied: the plan was carried out. RecoveryPoint is the CG that every control shows then; null if there is none
-	// yet, or it is not known.
+	// yet, as during the first copy of a group, or it is not known.
 	Applied       bool    `json:"applied"`
 	RecoveryPoint *uint64 `json:"recovery_point"`
 	// Refused says why a recovery that was begun changed nothing.
@@ -67,7 +67,11 @@ func (g groupRecovered) writeText(w io.Writer) error {
 			fmt.Fprintf(w, "  %s: %s\n", c.Control, printable(c.Error))
 		}
 	}
-	_, err := fmt.Fprintf(w, "  row: %s\n  plan: %s: %s\n%s", g.Plan.Row, g.Plan.Action, printable(g.Plan.Why), g.end())
+	copying := ""
+	if g.FirstCopy != "" {
+		copying = "  " + printable(g.FirstCopy) + "\n"
+	}
+	_, err := fmt.Fprintf(w, "  row: %s\n  plan: %s: %s\n%s%s", g.Plan.Row, g.Plan.Action, printable(g.Plan.Why), copying, g.end())
 	return err
 }
 
@@ -78,6 +82,8 @@ func (g groupRecovered) end() string {
 		return fmt.Sprintf("  refused: %s\n", printable(g.Refused))
 	case g.Applied && g.RecoveryPoint != nil:
 		return fmt.Sprintf("  done: every control shows CG %d\n", *g.RecoveryPoint)
+	case g.Applied && g.Plan.CG > 0:
+		return fmt.Sprintf("  done: every control shows CG %d, which is no recovery point\n", g.Plan.CG)
 	case g.Applied:
 		return "  done: no CG is final yet\n"
 	case g.LogState == node.LogInUse:

@@ -56,7 +56,7 @@ log_level = "info"                      # debug, info, warn or error
 nbd = "unix:/run/farside/a1.nbd"        # where hosts find the volumes, as GROUP/NAME
 queue = "256MiB"                        # payload that may wait in memory per secondary
 io = "uring"                            # or "plain", where io_uring is forbidden
-first_copy_rate = "100MiB"              # per second, for volumes that join a group; left out: no limit
+first_copy_rate = "100MiB"              # per second, for first copies; left out: no limit
 overwrite_copies = []                   # copies to overwrite although they hold something unknown, see its refusal
 
 [[primary.volume]]

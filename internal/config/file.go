@@ -98,9 +98,9 @@ type Primary struct {
 	// first copy may overwrite although they hold something that this control has not put there. Each names one
 	// volume, and is of no use any more once that is done. Default none.
 	OverwriteCopies []Identity `toml:"overwrite_copies" help:"identity of a volume on a secondary that may be overwritten although what it holds is not known here"`
-	// FirstCopyRate limits what first copies of volumes that join a group read, in bytes per second. It may change
+	// FirstCopyRate limits what first copies read, in bytes per second. It may change
 	// while the control runs. 0 (default) is no limit.
-	FirstCopyRate Size `toml:"first_copy_rate" help:"bytes per second that first copies of volumes that join a group may read"`
+	FirstCopyRate Size `toml:"first_copy_rate" help:"bytes per second that first copies may read"`
 	// Volumes that this control serves. At least one.
 	Volumes []PrimaryVolume `toml:"volume" help:"volume to serve: name=NAME,group=GROUP,device=PATH,secondary=ADDRESS,..."`
 }

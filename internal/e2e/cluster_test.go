@@ -43,6 +43,8 @@ type layout struct {
 	volumeSize, poolSize   int64
 	interval               time.Duration
 	commandTimeout         time.Duration
+	// copyRates limits the first copies of each primary. The installation is then ready before they end.
+	copyRates []string
 	// log is the decision log; "": a file.
 	log string
 	// proxies stand between the manager and the secondaries.
@@ -97,7 +99,9 @@ func newCluster(t testing.TB, l layout) *cluster {
 		c.primaries = append(c.primaries, start(t, c.dir, "primary", fmt.Sprintf("p%d", i+1), c.primaryConfig(i)))
 	}
 	c.manager = start(t, c.dir, "manager", "m1", c.managerConfig("m1"))
-	c.awaitPoint("the first copy", func(s manager.Status) bool { return s.RecoveryPoint != nil })
+	if l.copyRates == nil {
+		c.awaitPoint("the first copy", func(s manager.Status) bool { return s.RecoveryPoint != nil })
+	}
 	return c
 }
 
@@ -133,6 +137,9 @@ func (c *cluster) secondaryConfig(i int) string {
 func (c *cluster) primaryConfig(i int) string {
 	name := fmt.Sprintf("p%d", i+1)
 	b := c.nodeConfig(name) + c.stateDir(name) + fmt.Sprintf("\n[primary]\nnbd = %q\n", c.socket(name+"-nbd"))
+	if c.l.copyRates != nil {
+		b += fmt.Sprintf("first_copy_rate = %q\n", c.l.copyRates[i])
+	}
 	for _, v := range c.volumes {
 		if v.primary != i {
 			continue

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/farside-storage/farside/engine"
 	"github.com/farside-storage/farside/internal/config"
 	"github.com/farside-storage/farside/internal/target"
 	"github.com/farside-storage/farside/manager"
@@ -46,6 +47,9 @@ type GroupRecovery struct {
 	Decided  *uint64           `json:"decided_cg"`
 	Controls []ControlRecovery `json:"controls"`
 	Plan     manager.Plan      `json:"plan"`
+	// FirstCopy says that the group has no recovery point, or that it is not known whether it had one, while volumes are
+	// not whole; else it is "".
+	FirstCopy string `json:"first_copy,omitempty"`
 
 	absent []manager.Absence
 }
@@ -63,6 +67,8 @@ type ControlRecovery struct {
 	Epoch      *uint64 `json:"epoch"`
 	Revertible bool    `json:"revertible"`
 	Step       string  `json:"step"` // what would be done
+
+	copies manager.FirstCopy
 }
 
 // ErrOverride says that a control cannot be left out.
@@ -121,12 +127,21 @@ func planGroup(ctx context.Context, f *config.File, g config.Group, o RecoveryOp
 		return r, err
 	}
 	var states []manager.ControlState
+	var copies manager.FirstCopy
 	for _, c := range r.Controls {
 		if !c.Absent {
 			states = append(states, c.state())
+			copies.Volumes += c.copies.Volumes
+			copies.Whole += c.copies.Whole
 		}
 	}
 	r.Plan = manager.Assess(rec, states)
+	switch {
+	case r.LogState != LogInUse:
+		r.FirstCopy = manager.ExplainFirstCopy(rec, copies)
+	case copies.Whole < copies.Volumes:
+		r.FirstCopy = copies.String() + ": the manager that runs knows whether there was a recovery point before"
+	}
 	for i := range r.Controls {
 		r.Controls[i].Step = r.step(r.Controls[i])
 	}
@@ -217,6 +232,15 @@ func (c *ControlRecovery) found(s target.Status, group string) error {
 	}
 	c.Reachable, c.Revertible = true, g.Linked > g.Final
 	c.Linked, c.Final, c.Complete, c.Epoch = &g.Linked, &g.Final, &g.Complete, &g.Epoch
+	for _, v := range g.Volumes {
+		if v.Standing != engine.Awaited.String() {
+			continue
+		}
+		c.copies.Volumes++
+		if v.WholeSince > 0 {
+			c.copies.Whole++
+		}
+	}
 	return nil
 }
 

@@ -65,6 +65,8 @@ const (
 	MemberUnflushed
 	// PartForgotten: what a CG brought of a first copy is not brought again when the CG is given up.
 	PartForgotten
+	// PointEarly: a recovery point is announced before all volumes are whole (rule R5).
+	PointEarly
 	// End is behind the last fault.
 	End
 )
@@ -84,7 +86,7 @@ var names = [...]string{
 	WholeEarly: "volume called whole with a part of its first copy", AwaitedMissing: "CG complete without an awaited volume",
 	AsideAttached: "volume attached to although it was set aside",
 	RejoinedWhole: "volume that rejoins stays whole", MemberUnflushed: "flush after a volume's standing left out",
-	PartForgotten: "part of a first copy forgotten with its CG",
+	PartForgotten: "part of a first copy forgotten with its CG", PointEarly: "recovery point before all volumes are whole",
 }
 
 func (f Fault) String() string { return names[f] }

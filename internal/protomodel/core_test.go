@@ -130,7 +130,7 @@ func toWire(epoch uint64, m msg) wire.Message {
 	case lost:
 		return &wire.Lost{Command: c}
 	case stateOf:
-		return &wire.State{Command: c, Final: uint64(m.arg), Linked: uint64(m.cg), Complete: uint64(m.cg), Receiving: uint64(m.id)}
+		return &wire.State{Command: c, Final: uint64(m.arg), Linked: uint64(m.cg), Complete: uint64(m.cg), Receiving: uint64(m.id), Awaited: 1}
 	case complete:
 		return &wire.Complete{Command: c}
 	case linked:

@@ -37,7 +37,8 @@
 //
 // # What is left out
 //
-//   - The updates of a CG: a CG is whole or not there. Credits, windows, catch-up and digests are not here.
+//   - The updates of a CG: a CG is whole or not there. Credits, windows, catch-up and digests are not here. Nor are first
+//     copies that take several CGs, before which nothing is a recovery point: every CG here leaves nothing out.
 //   - Writes in progress at a HOLD: they end at once. A HOLD that arrives late is the same thing.
 //   - A crash and the start after it are one step; being away is having no connection.
 //   - Answers that a control sent before it crashed, or before the connection was lost, arrive before that or not at

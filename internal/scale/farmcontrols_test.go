@@ -191,7 +191,7 @@ func (s *farmSecondary) state(c wire.Command) *wire.State {
 		receiving = max(receiving, n)
 	}
 	c.CG = s.linked
-	return &wire.State{Command: c, Final: s.final, Linked: s.linked, Complete: s.complete, Receiving: receiving}
+	return &wire.State{Command: c, Final: s.final, Linked: s.linked, Complete: s.complete, Receiving: receiving, Awaited: 1}
 }
 
 func (s *farmSecondary) link(n uint64) {

@@ -123,6 +123,7 @@ func (w *world) checkSecondary(s *secondaryNode) {
 		w.fail("R2", "%s made CG %d final, which was never decided", s.name, st.Final)
 	}
 	w.checkCopies(s)
+	s.noteAwaited(st)
 	if !changed && w.rng.IntN(8) > 0 {
 		return
 	}
@@ -182,12 +183,17 @@ func (w *world) checkView(s *secondaryNode, kind engine.ViewKind, cg uint64) {
 		if want == nil {
 			w.fail("view", "%s shows CG %d, at whose cut volume %s was not held", s.name, cg, v.name)
 		}
-		s.pool.Inspect().Look(ev, kind, func(b engine.VBlock, at engine.PBlock, sum engine.PartialSum) {
-			if at == 0 && want[b] != zeroSum || at != 0 && !sum.Of(want[b]) {
-				w.fail("view", "%s, view %d: CG %d volume %s block %d (physical %d) is not what the primary held at the cut", s.name, kind, cg, v.name, b, at)
-			}
-		})
+		w.compareImage(s, v, ev, kind, cg, want)
 	}
+}
+
+// compareImage compares a view of a volume with what it has to hold.
+func (w *world) compareImage(s *secondaryNode, v *volume, ev *engine.Volume, kind engine.ViewKind, cg uint64, want []uint64) {
+	s.pool.Inspect().Look(ev, kind, func(b engine.VBlock, at engine.PBlock, sum engine.PartialSum) {
+		if at == 0 && want[b] != zeroSum || at != 0 && !sum.Of(want[b]) {
+			w.fail("view", "%s, view %d: CG %d volume %s block %d (physical %d) is not what the primary held at the cut", s.name, kind, cg, v.name, b, at)
+		}
+	})
 }
 
 // readAll reads both views of every volume, and compares every byte with the history by its sum.
@@ -386,6 +392,9 @@ func (w *world) checkManager(m *managerNode, ev manager.Event) {
 		return
 	}
 	m.point = *p
+	if w.point == 0 {
+		w.checkFirstPoint(m, *p)
+	}
 	w.point = max(w.point, *p)
 	for _, s := range w.sec {
 		if s.acks.final >= *p || s.up && s.pool != nil && s.pool.Inspect().State(s.group).Final >= *p {

@@ -274,11 +274,16 @@ func (w *world) checkMembers(m *managerNode, to string, c wire.Commanded) {
 	}
 }
 
-// checkDecision looks at a decision that became durable, for whom it leaves out.
+// checkDecision looks at a decision that became durable, for whom it leaves out, and who has not linked the CG.
 func (w *world) checkDecision(m *managerNode, d *manager.Decision) {
 	for _, name := range slices.Concat(w.log.members.now.Primaries, w.log.members.now.Secondaries) {
 		if m.required(name) && !slices.Contains(d.Primaries, name) && !slices.Contains(d.Secondaries, name) {
 			w.fail("members", "%s decides CG %d without %s, which is a member", m.name, d.CG, name)
+		}
+	}
+	for _, s := range w.sec {
+		if m.requires(s) && slices.Contains(d.Secondaries, s.name) && max(s.acks.linked, s.acks.final) < d.CG && s.seen.Linked < d.CG {
+			w.fail("one CG", "%s decides CG %d, which %s has not linked", m.name, d.CG, s.name)
 		}
 	}
 }

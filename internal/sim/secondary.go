@@ -319,12 +319,16 @@ func (s *secondaryNode) completed(cg uint64) {
 
 // announce tells managers of complete CGs.
 func (s *secondaryNode) announce() {
+	st := s.pool.Inspect().State(s.group)
 	for _, cg := range s.fresh {
 		s.w.trace("%s completed CG %d", s.name, cg)
+		if cg != st.Complete {
+			continue // it has been given up meanwhile
+		}
 		for _, m := range s.managers {
 			if m.known && cg > m.complete {
 				m.complete = cg
-				m.end.send(&wire.Complete{Command: wire.Command{Group: groupName, Epoch: m.epoch, CG: cg}})
+				m.end.send(target.Completed(st, m.epoch))
 			}
 		}
 	}

@@ -13,12 +13,13 @@ import (
 	"github.com/farside-storage/farside/wire"
 )
 
-// drawVolumes lets the volumes of some seeds change, and has first copies take several CGs where there are any after
-// the first one. It draws from a source of its own, so that it does not shift what else is drawn.
+// drawVolumes lets the volumes of some seeds change, and has first copies take several CGs where members or volumes
+// change, and in half of the other seeds. It draws from a source of its own, so that it does not shift what else is
+// drawn.
 func (c *config) drawVolumes(seed uint64) {
 	rng := rand.New(rand.NewPCG(seed, 0x70a1))
 	c.moves = rng.IntN(4) == 0 && !c.changes
-	if !c.moves && !c.changes {
+	if !c.moves && !c.changes && rng.IntN(2) == 0 {
 		return
 	}
 	c.core.FirstCopyRest = engine.BlockSize << rng.IntN(4)
@@ -108,9 +109,11 @@ type copyOf struct {
 	// sure is how it is, as a tool was told; next is how it will be once what is under way has ended, if it ends well.
 	sure, next presence
 	busy       bool
-	refused    error // why the newest attempt was
-	moved      bool  // it was not there from the beginning, or had to rejoin
-	parts      bool  // a CG with a part of its first copy is final
+	refused    error  // why the newest attempt was
+	moved      bool   // it was not there from the beginning, or had to rejoin
+	parts      bool   // a CG with a part of its first copy is final
+	awaited    bool   // at the last look
+	without    uint64 // since it is awaited: the newest CG that was complete before
 	// images, of a volume that is set aside: what it may show, by CG.
 	images map[uint64][]uint64
 }
@@ -138,12 +141,10 @@ func (s *secondaryNode) presence(v *volume) presence {
 }
 
 // shows says whether the volume, as of CG cg, has what the primary held: not while its first copy is spread over CGs.
-// For volumes that were there from the beginning that is done only where something of the group is final before it
-// begins.
 func (s *secondaryNode) shows(v *volume, ev *engine.Volume, cg uint64) bool {
-	m, decided := ev.Membership(), s.w.log.order
+	m := ev.Membership()
 	cg = shown(m, cg)
-	return cg == 0 || m.Whole() && m.WholeSince <= cg || !s.copies[v].moved && (len(decided) == 0 || cg <= decided[0])
+	return cg == 0 || m.Whole() && m.WholeSince <= cg
 }
 
 // shown is the CG that a volume shows when its group shows cg.
@@ -176,6 +177,41 @@ func (s *secondaryNode) whole(cg uint64) bool {
 	return true
 }
 
+// noteAwaited notes from which CG on volumes are awaited.
+func (s *secondaryNode) noteAwaited(st engine.GroupState) {
+	for _, v := range s.volumes {
+		ev := s.volume(v)
+		c, is := s.copies[v], ev != nil && ev.Membership().Standing == engine.Awaited
+		if is && !c.awaited {
+			c.without = st.Complete
+		}
+		c.awaited = is
+	}
+}
+
+// checkFirstPoint: the first recovery point that is announced has all volumes, as their primaries held them, on every
+// secondary that had part in it.
+func (w *world) checkFirstPoint(m *managerNode, n uint64) {
+	for _, s := range w.sec {
+		if !s.up || s.pool == nil || !w.judged(s) || !w.took(s, n) {
+			continue
+		}
+		st := s.pool.Inspect().State(s.group)
+		for _, v := range s.volumes {
+			ev, c := s.volume(v), s.copies[v]
+			if ev == nil || !c.awaited || c.without >= n || ev.Membership().Whole() {
+				continue
+			}
+			if st.Final >= n {
+				w.fail("R5", "%s calls CG %d the first recovery point, but on %s volume %s is not whole", m.name, n, s.name, v.name)
+			}
+			if want := w.image(s, v, ev, n); st.Linked == n && want != nil {
+				w.compareImage(s, v, ev, engine.LinkedView, n, want)
+			}
+		}
+	}
+}
+
 // checkCopies: how each volume is, is how it was last said to be, or what is being tried.
 func (w *world) checkCopies(s *secondaryNode) {
 	if !w.cfg.moves {
@@ -185,6 +221,9 @@ func (w *world) checkCopies(s *secondaryNode) {
 		c, is := s.copies[v], s.presence(v)
 		if is != c.sure && is != c.next {
 			w.fail("volumes", "%s: volume %s is %v; it was said to be %v, and is to be %q", s.name, v.name, is, c.sure, c.next)
+		}
+		if ev := s.volume(v); is == here && ev.Membership().Standing == engine.Unattached && ev.Membership().Whole() {
+			w.fail("volumes", "%s: volume %s is called whole, and no primary has attached to it since it was made or had to rejoin", s.name, v.name)
 		}
 		if is != aside {
 			c.images = nil

@@ -36,7 +36,8 @@
 //     sent while a CG without the volume is complete and not final: the primary would take that CG for one that has
 //     its updates. Before the first Attach, and once the volume is set aside, CGs become complete without it.
 //   - A group that waits for no volume here completes the CGs that its manager says all primaries have drained.
-//   - A CG may have a part of a volume that is not whole, as its manifest says. A part of a whole volume is refused.
+//   - A CG may have a part of a volume that is not whole, as its manifest says. A part of a whole volume is refused. A
+//     manager is told, with each complete CG, how many volumes are not whole with it.
 //
 // After Close no goroutine of the node is left, and every writer is closed.
 package target

@@ -228,8 +228,8 @@ func (o *obedience) due() []wire.Message {
 		head := wire.Command{Group: group, Epoch: c.epoch}
 		complete, failure := o.node.opts.Events.newest(group)
 		if complete > c.complete {
-			c.complete, head.CG = complete, complete
-			out = append(out, &wire.Complete{Command: head})
+			c.complete = complete
+			out = o.tellComplete(out, group, complete, c.epoch)
 		}
 		if r := o.node.opts.Events.newestRefused(group); r.cg > c.refused {
 			c.refused, head.CG = r.cg, r.cg
@@ -239,6 +239,18 @@ func (o *obedience) due() []wire.Message {
 			c.lost, head.CG = true, o.inWork(group)
 			out = append(out, &wire.Lost{Command: head, Reason: failure.Error()})
 		}
+	}
+	return out
+}
+
+// tellComplete tells of a complete CG, unless it has been given up meanwhile, or the pool has failed: that is told, too.
+func (o *obedience) tellComplete(out []wire.Message, group string, cg, epoch uint64) []wire.Message {
+	g, err := o.node.opts.Pool.Group(group)
+	if err != nil {
+		return out
+	}
+	if st, err := g.State(o.link.ctx); err == nil && st.Complete == cg {
+		out = append(out, Completed(st, epoch))
 	}
 	return out
 }

@@ -101,11 +101,24 @@ func TestReq07_AVolumeJoinsARunningGroup(t *testing.T) {
 		p.update(cg, 2, int(cg), 1, 9)
 		p.partly(cg, 2)
 		m.finish("shop", cg)
+		if st := m.state("shop"); st.Awaited != 3 || st.Lacking != 1 || st.LackingThen != 1 {
+			t.Errorf("CG %d is final: %+v", cg, st)
+		}
 		same(t, "first copy in progress", tool.look("n"), VolumeStatus{Name: "n", Standing: "awaited", Holds: true})
 	}
 	r.same("shop", "a", 0, contents(0, 1, 4)) // what was there before goes on
 	p.update(5, 2, 5, 1, 9)
 	p.manifest(5)
+	if m.told.CG != 4 || m.told.Awaited != 3 || m.told.Lacking != 1 {
+		t.Errorf("told of CG 4: %+v", m.told)
+	}
+	m.awaitComplete("shop", 5)
+	if m.told.CG != 5 || m.told.Awaited != 3 || m.told.Lacking != 0 {
+		t.Errorf("told of CG 5: %+v", m.told)
+	}
+	if st := m.state("shop"); st.Awaited != 3 || st.Lacking != 1 || st.LackingThen != 0 {
+		t.Errorf("CG 5 is complete: %+v", st)
+	}
 	m.finish("shop", 5)
 	same(t, "first copy complete", tool.look("n"), VolumeStatus{Name: "n", Standing: "awaited", WholeSince: 5})
 	r.same("shop", "n", 3, contents(3, 3, 9))

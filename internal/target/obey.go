@@ -101,6 +101,12 @@ func obey(ctx context.Context, pool *engine.Pool, g *engine.Group, m wire.Comman
 	return answer, nil
 }
 
+// Completed is what a manager is told of the newest complete CG of a group that is in state st.
+func Completed(st engine.GroupState, epoch uint64) *wire.Complete {
+	return &wire.Complete{Command: wire.Command{Group: st.Group, Epoch: epoch, CG: st.Complete},
+		Awaited: uint64(st.Awaited), Lacking: uint64(st.LackingThen)}
+}
+
 // numbered runs a command that needs the number of a CG.
 func numbered(head wire.Command, run func() error) error {
 	if head.CG == 0 {
@@ -121,7 +127,8 @@ func stateOf(ctx context.Context, pool *engine.Pool, g *engine.Group, head wire.
 	}
 	head.CG = st.Linked
 	m := &wire.State{Command: head, Final: st.Final, Linked: st.Linked, Complete: st.Complete, Receiving: st.Receiving,
-		PoolFull: r.PoolFull, Instance: r.Instance, FreeBlocks: pool.FreeBlocks(), Vacant: st.Vacant}
+		PoolFull: r.PoolFull, Instance: r.Instance, FreeBlocks: pool.FreeBlocks(),
+		Awaited: uint64(st.Awaited), Lacking: uint64(st.Lacking), LackingThen: uint64(st.LackingThen)}
 	if failed != nil {
 		m.Failed = failed.Error()
 	}

@@ -406,6 +406,7 @@ type manager struct {
 	*peer
 	epoch    uint64
 	complete map[string]uint64
+	told     *wire.Complete // the newest
 	lost     *wire.Lost
 }
 
@@ -435,7 +436,7 @@ func (m *manager) take() (wire.Message, error) {
 	check(m.t, err)
 	switch msg := msg.(type) {
 	case *wire.Complete:
-		m.complete[msg.Group] = msg.CG
+		m.complete[msg.Group], m.told = msg.CG, msg
 	case *wire.Lost:
 		m.lost = msg
 	default:

@@ -181,7 +181,7 @@ func begin(rt *rapid.T, l manager.Log, name string, m *model) {
 
 func drawRecord(rt *rapid.T, m *model) (r manager.Record) {
 	if rapid.Bool().Draw(rt, "decide") {
-		d := manager.Decision{CG: m.rec.Decided.CG + rapid.Uint64Range(1, 1<<40).Draw(rt, "CG"), Epoch: m.rec.Epoch,
+		d := manager.Decision{CG: m.rec.Decided.CG + rapid.Uint64Range(1, 1<<40).Draw(rt, "CG"), Epoch: m.rec.Epoch, FirstCopy: rapid.Bool().Draw(rt, "first copy"),
 			Cut: time.Unix(rapid.Int64Range(0, 1<<33).Draw(rt, "cut"), 5).UTC(), Primaries: []string{"p"}, Secondaries: []string{"s", "t"}}
 		if rapid.IntRange(0, 9).Draw(rt, "again") == 0 && m.rec.Decided.CG > 0 {
 			d.CG = m.rec.Decided.CG // a start without the log may decide the same once more
