@@ -297,7 +297,10 @@ func (c *Core) admit(m *member) {
 	if d := c.decided; contains(d.Primaries, m.name) || contains(d.Secondaries, m.name) {
 		is := func(name string) bool { return name == m.name }
 		d.Primaries, d.Secondaries = slices.DeleteFunc(slices.Clone(d.Primaries), is), slices.DeleteFunc(slices.Clone(d.Secondaries), is)
-		c.decided, r.Decided = d, &d
+		c.decided = d
+		if d.CG > 0 {
+			r.Decided = &d
+		}
 	}
 	if plant.On(plant.MembersNotDurable) {
 		return

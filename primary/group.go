@@ -131,14 +131,18 @@ func (c *Core) openCG(g *group, h wire.Command, final uint64) {
 	case final >= h.CG:
 		c.refuse(g.session, h, wire.CodeState, fmt.Sprintf("CG %d cannot be open with CG %d final", h.CG, final))
 		return
-	case g.unsent(final):
+	case !g.leftOut(final) && g.unsent(final):
 		c.refuseUnsent(g, h)
 		return
 	}
 	if g.open == 0 && final < g.final {
 		c.distrust(g, final)
 	}
-	c.setFinal(g, final)
+	if g.leftOut(final) {
+		c.rejoin(g, final)
+	} else {
+		c.setFinal(g, final)
+	}
 	same := h.CG == g.open
 	if !same {
 		c.restart(g, h.CG)
@@ -151,6 +155,17 @@ func (c *Core) openCG(g *group, h wire.Command, final uint64) {
 		c.repeatReports(g)
 	}
 	c.kickGroup(g)
+}
+
+// leftOut says that CGs up to final were decided without this primary: it has not cut all of them.
+func (g *group) leftOut(final uint64) bool { return g.open != 0 && final >= g.open }
+
+// rejoin takes note of CGs that were decided while this primary was no member. They say nothing of a CG that it cut
+// before it left: that may have been given up. So nothing is forgotten; all of it becomes part of the CG that is opened.
+func (c *Core) rejoin(g *group, final uint64) {
+	c.notice(slog.LevelInfo, "CGs were decided while this primary was not in the group: what it sent of its own last ones is sent again",
+		"group", g.name, "open", g.open, "final", final)
+	g.final, c.intent.finalMoved = final, true
 }
 
 // distrust deals with a manager that knows less than the write-intent log: its decision log was lost or is
