@@ -425,6 +425,11 @@ func (s *secondaryNode) attach(e *end, a *wire.Attach) {
 		e.close()
 		return
 	}
+	if s.settingAside(a) {
+		e.send(&wire.Error{Code: wire.CodeSetAside, Group: groupName, Text: "a volume is being set aside"})
+		e.close()
+		return
+	}
 	for _, t := range s.sessions {
 		if t.id == a.Stream && t.rx.Binds(vols) {
 			if t.end != nil {

@@ -344,6 +344,15 @@ func (s *secondaryNode) unfit(a *wire.Attach) bool {
 	})
 }
 
+// settingAside says whether a volume of an Attach is being set aside: target has the primary wait for that, and refuses
+// it then.
+func (s *secondaryNode) settingAside(a *wire.Attach) bool {
+	return slices.ContainsFunc(a.Volumes, func(ref wire.VolumeRef) bool {
+		c := s.copies[s.w.volume(ref.Name)]
+		return c != nil && c.busy && c.next == aside
+	})
+}
+
 // Primaries.
 
 // assign gives the volumes that are in the primary's file their indexes.
