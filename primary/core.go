@@ -47,6 +47,11 @@ type CoreOptions struct {
 	// FirstCopyRate limits the reads of first copies that are spread over CGs, in bytes per second over all
 	// connections; 0 is no limit. The rest that FirstCopyRest leaves to one CG is not limited.
 	FirstCopyRate int64
+	// FirstCopyShare is how much of first copies that are spread over CGs one CG takes on a connection, in bytes, to within
+	// the reads in flight; 0 means 4 GiB. The last CG takes up to twice as much. A secondary needs about 40 bytes of
+	// memory for each block of an open CG: without this bound a group whose CGs are not cut, because it is paused or its
+	// manager is away, would fill it.
+	FirstCopyShare int64
 	// IntentRegion is the granularity of the write-intent log in bytes, a power of two, at least 64
 	// KiB; 0 means 1 MiB: one region is then one catch-up read, so that a finer grain would
 	// save little reading after a crash, and a 4 TiB volume costs 512 KiB of log.
@@ -76,6 +81,9 @@ func (o CoreOptions) withDefaults() CoreOptions {
 	if o.FirstCopyRest == 0 {
 		o.FirstCopyRest = 32 << 20
 	}
+	if o.FirstCopyShare == 0 {
+		o.FirstCopyShare = 4 << 30
+	}
 	if o.IntentRegion == 0 {
 		o.IntentRegion = 1 << 20
 	}
@@ -100,6 +108,8 @@ func (o CoreOptions) validate() error {
 		return fmt.Errorf("rate of first copies of %d bytes per second: want none or more", o.FirstCopyRate)
 	case o.FirstCopyRest < 0:
 		return fmt.Errorf("rest of a first copy of %d bytes: want none or more", o.FirstCopyRest)
+	case o.FirstCopyShare < 0:
+		return fmt.Errorf("share of first copies of %d bytes in a CG: want none or more", o.FirstCopyShare)
 	case o.IntentRegion < 64<<10 || o.IntentRegion&(o.IntentRegion-1) != 0:
 		return fmt.Errorf("intent region of %d bytes: want a power of two, at least 65536", o.IntentRegion)
 	case o.IntentLinger < 0:

@@ -26,8 +26,10 @@ func testOptions() CoreOptions {
 // copy equals the primary at that cut, byte for byte; at the end, that things go on once nothing fails.
 func TestCoreModel(t *testing.T) {
 	verified, partials := 0, 0
+	opt := testOptions()
+	opt.FirstCopyShare = 100 * BlockSize
 	rapid.Check(t, func(t *rapid.T) {
-		w := newWorld(t, testOptions(), testSpec())
+		w := newWorld(t, opt, testSpec())
 		w.openCG(1)
 		t.Repeat(modelActions(t, w))
 		endModel(t, w)
@@ -129,7 +131,10 @@ func endModel(t *rapid.T, w *world) {
 	w.crowded = true
 	w.round()
 	w.write(0, 0, 8192)
-	w.round()
+	for range 4 * len(w.images) { // a CG has no more than its share of a first copy
+		w.settle()
+		w.round()
+	}
 	for _, p := range w.peers {
 		for _, slot := range p.handles {
 			if !p.whole[slot] {

@@ -46,6 +46,7 @@
 //     Partial. When a pending block has been read, it is queued in the open CG and joins changed of that CG, so that
 //     an abandon makes exactly these blocks pending again. A host write that is queued removes its blocks from
 //     pending; one that cannot be queued adds them.
+//   - One CG takes a share of spread copies and no more, however long it stays open (CoreOptions.FirstCopyShare).
 //   - A spread copy ends at the first cut at which little is left (CoreOptions.FirstCopyRest). The rest becomes
 //     catch-up of the CG that was cut, as in any other copy. That CG is not Partial: whoever has it has the whole
 //     copy. Later CGs bring all that changed. If the ending CG is given up, the copy is spread again.

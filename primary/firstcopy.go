@@ -132,6 +132,7 @@ func (c *Core) pumpFirstCopies(cn *conn) {
 		before := cn.readBytes
 		if c.readNext(r, r.pending) {
 			c.pace.spend(c, cn.readBytes-before)
+			cn.open.copied += cn.readBytes - before
 			idle = 0
 		} else {
 			idle++
@@ -180,12 +181,27 @@ func (c *Core) SetFirstCopyRate(rate int64) {
 	c.pace.tick(c)
 }
 
-// mayReadFirst: a quarter of a second's worth of transmission may wait, an eighth of the queue at most, and two reads
-// at least.
+// mayReadFirst: the open CG has not taken its share, and little waits. A quarter of a second's worth of transmission
+// may, an eighth of the queue at most, and two reads at least.
 func (c *Core) mayReadFirst(cn *conn) bool {
+	if c.shareTaken(cn) || !c.pace.allows(c) {
+		return false
+	}
 	worth := int64(cn.rate.value(c.now) / 4)
 	most := max(min(worth, c.opt.QueueBytes/8), 2*c.opt.CatchupBytes)
-	return c.pace.allows(c) && cn.reads < c.readLimit(cn, cn.open) && cn.queued+cn.readBytes+c.opt.CatchupBytes <= min(most, c.opt.QueueBytes)
+	return cn.reads < c.readLimit(cn, cn.open) && cn.queued+cn.readBytes+c.opt.CatchupBytes <= min(most, c.opt.QueueBytes)
+}
+
+// shareTaken says whether the open CG takes no more of first copies. The last share of them is not held up: while hosts
+// write more than is queued, some blocks are read again and again, and a copy that had to leave them to the next CG would
+// never end.
+func (c *Core) shareTaken(cn *conn) bool {
+	left := uint64(0)
+	for _, r := range cn.replicas {
+		left += r.pending.count
+	}
+	share := c.opt.FirstCopyShare
+	return cn.open.copied >= share && left*BlockSize > uint64(share)
 }
 
 // bring queues what a read has brought of a first copy in the open CG, even if another one was cut meanwhile.

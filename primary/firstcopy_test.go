@@ -397,3 +397,26 @@ func TestFirstCopyKeepsToItsRate(t *testing.T) {
 	}
 	w.round()
 }
+
+// A CG that nobody cuts takes no more than its share of a first copy, however long it stays open. The copy goes on with
+// the next one.
+func TestOpenCGTakesItsShareOfAFirstCopy(t *testing.T) {
+	const share = 24
+	w := fresh(t)
+	w.core.opt.FirstCopyShare = share * BlockSize
+	slack := uint64(w.opt.CatchupReads) * uint64(w.opt.CatchupBytes) / BlockSize
+	for lacks := left(w); lacks > 0; {
+		w.settle()
+		now := left(w)
+		if taken := lacks - now; taken > 2*share+slack || now > 0 && taken > share+slack || taken < min(lacks, share) {
+			t.Fatalf("an open CG took %d blocks, %d were left; its share is %d, and what was being read, at most %d", taken, lacks, share, slack)
+		}
+		if lacks = now; lacks > 0 {
+			w.cutNow()
+		}
+	}
+	w.round()
+	if s := copyOf(w); !s.FirstCopyDone {
+		t.Fatalf("%+v", s)
+	}
+}

@@ -36,6 +36,7 @@ type lane struct {
 	tally  *tally
 	blocks uint64 // of payload sent
 	bytes  int64  // of payload in items
+	copied int64  // bytes that were read for first copies while it was open
 	begun  bool   // a frame of it was made
 }
 
