@@ -82,6 +82,7 @@ type mprim struct {
 	data     [][]mframe       // queue to each secondary
 	mute     int              // messages to leave unanswered
 	refuse   int              // messages to refuse
+	stuck    int              // CGs that it does not drain, although all its secondaries have them
 }
 
 type mrec struct {
@@ -575,6 +576,10 @@ func (w *world) primThaw(i int, t wire.Thaw) {
 	p.hold, p.open = 0, t.CG+1
 	for s := range w.sec {
 		p.data[s] = append(p.data[s], mframe{cg: t.CG, manifest: true, count: p.sent[s][t.CG]})
+	}
+	if p.stuck > 0 {
+		p.stuck--
+		return
 	}
 	w.reply(p.name, &wire.Drained{Command: t.Command, Blocks: w.payload})
 }

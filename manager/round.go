@@ -203,6 +203,7 @@ func (c *Core) tryLink() {
 		complete = slices.ContainsFunc(c.sec, func(m *member) bool { return m.complete })
 	}
 	if !complete || !c.drained() {
+		c.boundDrain(complete)
 		c.askVacant()
 		return
 	}
@@ -211,6 +212,15 @@ func (c *Core) tryLink() {
 	c.audit(EntryLink, c.round, "", "complete on every secondary", "link sent to all")
 	for _, s := range c.sec {
 		c.send(s, &wire.Link{Command: c.command(c.round)})
+	}
+}
+
+// boundDrain applies the drain timeout also where it is lifted, once all secondaries have the whole CG. A primary that has
+// not drained it then wants to send to a volume that no secondary waits for: it attaches for the first time, to a
+// secondary where the CG is complete without that volume. There it has to wait until the CG is final or given up.
+func (c *Core) boundDrain(complete bool) {
+	if complete && c.st == StateDrain && c.deadline.IsZero() {
+		c.deadline = c.now.Add(c.settings.DrainTimeout)
 	}
 }
 

@@ -159,6 +159,18 @@ func TestFirstCopyHasNoDrainTimeout(t *testing.T) {
 	}
 }
 
+// TestCompleteCGIsNotWaitedForWithoutEnd: a primary may wait to attach to a secondary that has the CG, until that is
+// final or given up. So also the first copy has a drain timeout, once all secondaries have the CG.
+func TestCompleteCGIsNotWaitedForWithoutEnd(t *testing.T) {
+	w := newWorld(t, 2, 2, fastSettings())
+	w.prim[1].stuck = 1
+	w.until("a CG that is given up", func() bool { return w.core.stats.failed == 1 })
+	if f := w.core.Status(w.now).LastFailure; f == nil || f.Cause != CauseTimeout || !strings.Contains(f.Reason, "not drained: [p2], not complete: []") {
+		t.Errorf("%+v", f)
+	}
+	w.progress()
+}
+
 func TestRPOAlert(t *testing.T) {
 	set := fastSettings()
 	set.RPOAlert = 5 * time.Second

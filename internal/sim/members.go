@@ -289,10 +289,17 @@ func (w *world) checkDecision(m *managerNode, d *manager.Decision) {
 }
 
 // losable says whether the decision log may be lost without an operator having to choose: everybody shows what was
-// decided last.
+// decided last, and nobody is about to join.
 func (w *world) losable() bool {
+	m := w.leader()
+	if m.up && len(m.core.Members().Joining) > 0 {
+		return false
+	}
 	if w.log.rec.Members == nil {
 		return true
+	}
+	if len(w.log.rec.Members.Joining) > 0 {
+		return false
 	}
 	n := w.log.newest()
 	for _, name := range w.log.members.now.Secondaries {
