@@ -25,8 +25,7 @@ type Options struct {
 	// ReadArenas is memory for reads, registered with the read rings where the kernel allows it: a read into it costs
 	// no page pinning. Reads into other memory work as well. It must outlive the pool. Not used with Manual.
 	ReadArenas []*ring.Arena
-	// WriterBuffers and WriterBufferBlocks size each writer's buffers; 0: 4 of 512 blocks (8 MiB). No device write is
-	// longer than a buffer.
+	// WriterBuffers and WriterBufferBlocks size each writer's buffers; 0: 16 of 128 blocks (8 MiB).
 	WriterBuffers, WriterBufferBlocks int
 	// OnComplete is called for each CG that became complete. OnFailure is called once, with the reason why the pool
 	// stopped acknowledging. Both run on the control loop and must not block.
@@ -53,8 +52,8 @@ func (o *Options) fill() error {
 	}
 	def(&o.ReadWorkers, 1)
 	def(&o.QueueDepth, 128)
-	def(&o.WriterBuffers, 4)
-	def(&o.WriterBufferBlocks, 512)
+	def(&o.WriterBuffers, 16)
+	def(&o.WriterBufferBlocks, 128)
 	if o.ReadWorkers < 0 || o.QueueDepth < 0 || o.WriterBuffers < 2 || o.WriterBufferBlocks < 1 || o.WriterBufferBlocks > 1024 {
 		return fmt.Errorf("options %+v: sizes must be positive, with at least 2 writer buffers of at most 1024 blocks", *o)
 	}

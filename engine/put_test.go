@@ -108,27 +108,3 @@ func TestPutAllRecordsNothing(t *testing.T) {
 	r.want(v, 54, 1)
 	r.close()
 }
-
-// TestWritesAreLong: where the pool has no holes a writer's buffer leaves as one device write, over the ends of extents.
-// Devices take long writes faster, and free runs of an aged pool are often longer than a short buffer.
-func TestWritesAreLong(t *testing.T) {
-	r := newRig(t, 74)
-	r.close()
-	var err error
-	if r.pool, err = Open(r.devs.Reopen(), Options{Manual: true}); err != nil {
-		t.Fatal(err)
-	}
-	if r.w, err = r.pool.NewWriter(); err != nil {
-		t.Fatal(err)
-	}
-	const blocks, want = 1024, 2
-	v := r.volume("g", "v", blocks)
-	for b := range VBlock(blocks) {
-		r.put(v, 1, b, 1)
-	}
-	r.seal(1, v)
-	if s := r.w.Stats(); s.DeviceBlocks != blocks || s.DeviceWrites != want {
-		t.Errorf("%d device writes of %d blocks, want %d of %d", s.DeviceWrites, s.DeviceBlocks, want, blocks)
-	}
-	r.close()
-}
