@@ -154,7 +154,8 @@ func (c *Core) onThawed(m *member, t wire.Thawed) {
 	c.st, c.deadline = StateDrain, c.drainDeadline()
 }
 
-// drainDeadline is counted from the cut; zero where the drain timeout does not apply.
+// drainDeadline is counted from the cut; zero where the drain timeout does not apply before all secondaries have the CG,
+// see boundDrain.
 func (c *Core) drainDeadline() time.Time {
 	if c.firstCopy() || c.drainStreak >= drainFailLimit {
 		return time.Time{}
